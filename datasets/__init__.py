@@ -1,0 +1,9 @@
+"""Data set plugins, one module each; names of the built-in ones."""
+
+BUILTIN = {
+    "openmoji": "harness.datasets.openmoji:OpenMojiConfig",
+    "openmoji_subgroup": "harness.datasets.openmoji:OpenMojiSubgroupConfig",
+    "cdda": "harness.datasets.cdda:CddaConfig",
+    "synthetic": "harness.datasets.synthetic:SyntheticConfig",
+    "folder": "harness.datasets.folder:FolderConfig",
+}

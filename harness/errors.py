@@ -1,0 +1,70 @@
+"""Errors that a user can mend: one line each, with the exit code the command line ends with.
+
+Anything that is not a `HarnessError` is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_CELL_FAILED = 1
+EXIT_USAGE = 2
+EXIT_DATA = 3
+EXIT_AUDIT = 4
+EXIT_INTERRUPTED = 130
+
+
+class HarnessError(Exception):
+    """Base of every error that ends in one line on stderr.
+
+    The message says what is wrong, where, and how to mend it.
+    """
+
+    exit_code = EXIT_CELL_FAILED
+
+
+class UsageError(HarnessError):
+    """A name, key, value or combination that the command line or a config does not allow."""
+
+    exit_code = EXIT_USAGE
+
+
+class UnknownNameError(UsageError):
+    """A name that no plugin is registered under."""
+
+    def __init__(self, kind: str, name: str, options: Iterable[str]) -> None:
+        known = sorted(options)
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
+        super().__init__(f"unknown {kind} {name!r}.{hint} Available: {', '.join(known) or '(none)'}.")
+        self.kind, self.name, self.suggestions = kind, name, close
+
+
+class DataError(HarnessError):
+    """A data set, encoder weight or mask file that is missing, corrupt or of another version."""
+
+    exit_code = EXIT_DATA
+
+
+class DependencyError(DataError):
+    """An optional package that is needed here and is not installed; names the extra to install."""
+
+
+class AuditError(HarnessError):
+    """A leak check that failed."""
+
+    exit_code = EXIT_AUDIT
+
+
+class SupervisionError(AuditError):
+    """A method asked for values that the protocol's supervision rule hides from it."""
+
+
+class TrainingError(HarnessError):
+    """Training cannot go on: a loss that is not finite, or a checkpoint of another configuration."""
+
+
+class TrackingError(HarnessError):
+    """The tracking server cannot be reached or refused a record."""

@@ -1,0 +1,98 @@
+"""Atomic writes, locks and folders: what keeps caches and results whole when a process dies."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config import PathsConfig
+from harness.errors import DataError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder and renames it to `path` when the block succeeds.
+
+    Raises:
+        DataError: If the folder cannot be written.
+    """
+    ensure_folder(path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp" + path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def ensure_folder(path: Path) -> Path:
+    """Creates a folder and checks that it can be written.
+
+    Raises:
+        DataError: Naming the folder and the options that choose another one.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {path} ({error.strerror or error}); choose another folder with paths.home=DIR or HARNESS_HOME."
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise DataError(
+            f"no permission to write to {path}; choose another folder with paths.home=DIR or HARNESS_HOME."
+        )
+    return path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an inter-process lock on `<path>.lock` while the block runs."""
+    from filelock import FileLock
+
+    ensure_folder(path.parent)
+    with FileLock(path.with_name(path.name + ".lock")):
+        yield
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Resolved folders of a run.
+
+    Attributes:
+        home: Base folder.
+        data: Data sets that users supply.
+        cache: Derived files, safe to delete.
+        runs: Per run: checkpoints and the record while a run is unfinished.
+        outbox: Records that a tracking server has not taken yet.
+    """
+
+    home: Path
+    data: Path
+    cache: Path
+    runs: Path
+    outbox: Path
+
+    @classmethod
+    def resolve(cls, paths: PathsConfig) -> Folders:
+        """Applies config, `HARNESS_HOME`, and the default below `~/.cache`."""
+        chosen = paths.home or os.environ.get("HARNESS_HOME", "")
+        home = Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "missing-modality-harness"
+        home = home.absolute()
+        data = Path(paths.data).expanduser().absolute() if paths.data else home / "data"
+        return cls(home, data, home / "cache", home / "runs", home / "outbox")

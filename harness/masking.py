@@ -1,0 +1,390 @@
+"""Mask tables as artefacts, and the only view of a data set that a method gets.
+
+A `MaskTable` says for every sample of every split which modalities are present.  It is built once from a
+protocol and a mask seed, has a sha256 fingerprint, and can be saved, verified and shared.
+An `ObservedDataset` applies a table: what is hidden is not in the batches it hands out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.config import canonical_json
+from harness.errors import DataError, SupervisionError, UsageError
+from harness.features import FeatureArray
+from harness.files import atomic_write
+from harness.protocol import Protocol
+from harness.types import (
+    SPLITS,
+    Batch,
+    BoolArray,
+    DataTable,
+    DatasetSpec,
+    FeatureSpec,
+    IntArray,
+    ModalityBatch,
+    Split,
+    pattern_name,
+)
+
+MASK_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class MaskTable:
+    """Presence of every modality for every sample, frozen.
+
+    Attributes:
+        protocol: Canonical protocol name.
+        definition: The protocol's one-paragraph description.
+        mask_seed: Seed of the draw.
+        dataset: Name of the data set.
+        dataset_fingerprint: Its fingerprint; a table never applies to another version.
+        modalities: Column names, spec order.
+        ids: Sample ids per split, canonical order.
+        present: `[n, M]` bool per split.
+    """
+
+    protocol: str
+    definition: str
+    mask_seed: int
+    dataset: str
+    dataset_fingerprint: str
+    modalities: tuple[str, ...]
+    ids: Mapping[Split, tuple[str, ...]]
+    present: Mapping[Split, BoolArray]
+
+    @classmethod
+    def build(cls, protocol: Protocol, table: DataTable, mask_seed: int) -> MaskTable:
+        """Draws the table of `protocol` for a data set.
+
+        Raises:
+            UsageError: If the protocol would leave a sample without any modality.
+        """
+        ids: dict[Split, tuple[str, ...]] = {}
+        present: dict[Split, BoolArray] = {}
+        for split in SPLITS:
+            rows = table.splits[split]
+            ids[split] = tuple(table.ids[row] for row in rows)
+            available = table.available[rows]
+            present[split] = available & ~protocol.hidden(table, split, mask_seed)
+            empty = np.flatnonzero(~present[split].any(axis=1))
+            if empty.size:
+                raise UsageError(
+                    f"protocol {protocol.name!r} leaves {empty.size} samples of split {split!r} without any "
+                    f"modality, e.g. {ids[split][empty[0]]!r}; use a protocol that keeps at least one."
+                )
+        return cls(
+            protocol.name,
+            protocol.describe(),
+            mask_seed,
+            table.spec.name,
+            table.spec.fingerprint,
+            table.spec.modality_names,
+            ids,
+            present,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over definition-independent content: data set, modalities, and each split's (id, presence).
+
+        Samples are sorted by id, so row order does not matter.
+        """
+        digest = hashlib.sha256()
+        digest.update(
+            canonical_json(
+                {
+                    "schema": MASK_SCHEMA,
+                    "dataset": self.dataset,
+                    "dataset_fingerprint": self.dataset_fingerprint,
+                    "modalities": list(self.modalities),
+                }
+            ).encode()
+        )
+        for split in SPLITS:
+            digest.update(f"\0{split}\0".encode())
+            bits = ["".join("01"[int(value)] for value in row) for row in self.present[split]]
+            for line in sorted(f"{name}\t{code}\n" for name, code in zip(self.ids[split], bits, strict=True)):
+                digest.update(line.encode())
+        return digest.hexdigest()
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Number of samples per split and pattern name."""
+        return {
+            split: dict(
+                sorted(Counter(pattern_name(row, self.modalities) for row in self.present[split]).items())
+            )
+            for split in SPLITS
+        }
+
+    def missing_rates(self) -> dict[str, dict[str, float]]:
+        """Realised share of missing values per split and modality."""
+        return {
+            split: {
+                name: float(1.0 - self.present[split][:, column].mean())
+                for column, name in enumerate(self.modalities)
+            }
+            for split in SPLITS
+        }
+
+    def header(self) -> dict[str, Any]:
+        """The JSON side file: definition, counts, fingerprint."""
+        return {
+            "schema": MASK_SCHEMA,
+            "protocol": self.protocol,
+            "definition": self.definition,
+            "mask_seed": self.mask_seed,
+            "dataset": self.dataset,
+            "dataset_fingerprint": self.dataset_fingerprint,
+            "modalities": list(self.modalities),
+            "counts": self.counts(),
+            "sha256": self.fingerprint,
+        }
+
+    def save(self, path: Path) -> Path:
+        """Writes `<path>.parquet` and its side file `<path>.json`, atomically; returns the Parquet path."""
+        import pandas as pd
+
+        frames = []
+        for split in SPLITS:
+            frame = pd.DataFrame(self.present[split], columns=list(self.modalities))
+            frame.insert(0, "split", split)
+            frame.insert(0, "id", list(self.ids[split]))
+            frames.append(frame)
+        parquet = path.with_name(path.name + ".parquet")
+        with atomic_write(parquet) as temporary:
+            pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
+        with atomic_write(path.with_name(path.name + ".json")) as temporary:
+            temporary.write_text(json.dumps(self.header(), indent=2) + "\n")
+        return parquet
+
+    @classmethod
+    def load(cls, path: Path) -> MaskTable:
+        """Reads a saved table and checks it against its side file.
+
+        Args:
+            path: The Parquet file, the side file, or their common stem.
+
+        Raises:
+            DataError: If a file is missing or unreadable, or content and sha256 disagree.
+        """
+        import pandas as pd
+
+        stem = path.with_suffix("") if path.suffix in (".parquet", ".json") else path
+        parquet, side = stem.with_name(stem.name + ".parquet"), stem.with_name(stem.name + ".json")
+        for file in (parquet, side):
+            if not file.is_file():
+                raise DataError(f"mask table {file}: no such file; a table is a .parquet and a .json side by side.")
+        try:
+            header = json.loads(side.read_text())
+            frame = pd.read_parquet(parquet)
+            modalities = tuple(header["modalities"])
+            table = cls(
+                header["protocol"],
+                header["definition"],
+                int(header["mask_seed"]),
+                header["dataset"],
+                header["dataset_fingerprint"],
+                modalities,
+                {split: tuple(frame.loc[frame["split"] == split, "id"]) for split in SPLITS},
+                {
+                    split: frame.loc[frame["split"] == split, list(modalities)].to_numpy(dtype=np.bool_)
+                    for split in SPLITS
+                },
+            )
+            expected = header["sha256"]
+        except Exception as error:
+            raise DataError(f"mask table {stem}: not readable ({type(error).__name__}: {error}).") from error
+        if table.fingerprint != expected:
+            raise DataError(
+                f"mask table {stem}: content has sha256 {table.fingerprint[:16]}…, side file says {expected[:16]}…; "
+                "the table was changed after it was saved."
+            )
+        return table
+
+    def check_against(self, table: DataTable) -> None:
+        """Refuses a data set that this mask table was not drawn for.
+
+        Raises:
+            DataError: On another data set, version, id list, or a modality marked present that is not available.
+        """
+        if self.dataset_fingerprint != table.spec.fingerprint or self.modalities != table.spec.modality_names:
+            raise DataError(
+                f"mask table is for {self.dataset} {self.dataset_fingerprint[:12]}…, the data set is "
+                f"{table.spec.name} {table.spec.fingerprint[:12]}…; build a new one with `harness mask build`."
+            )
+        for split in SPLITS:
+            if tuple(table.split_ids(split)) != tuple(self.ids[split]):
+                missing = sorted(set(table.split_ids(split)) - set(self.ids[split]))
+                raise DataError(f"mask table has other ids than split {split!r} (e.g. {missing[:3] or 'reordered'}).")
+            if (self.present[split] & ~table.available[table.splits[split]]).any():
+                raise DataError(f"mask table marks values of split {split!r} present that the data set lacks.")
+
+
+class ObservedDataset:
+    """One split as a method may see it.
+
+    Hidden values are never gathered: a batch holds, per modality, only the rows that are present.
+
+    Args:
+        spec: Identity of the data set.
+        split: Which split.
+        ids: n sample ids.
+        features: Per modality the whole data set's feature arrays.
+        rows: `[n]` rows of this split in `features`.
+        present: `[n, M]` presence after the protocol.
+        available: `[n, M]` natural presence.
+        labels: `[n]` or `[n, C]`.
+        supervision: `complete` lets training batches carry `full`; `observed` never does.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        split: Split,
+        ids: Sequence[str],
+        features: Mapping[str, FeatureArray],
+        rows: IntArray,
+        present: BoolArray,
+        available: BoolArray,
+        labels: npt.NDArray[Any],
+        supervision: str = "observed",
+    ) -> None:
+        self.spec = spec
+        self.split: Split = split
+        self.ids = tuple(ids)
+        self.modalities = spec.modality_names
+        self.present = present
+        self.labels = labels
+        self.supervision = supervision
+        self._features = features
+        self._rows = rows
+        self._available = available
+
+    @property
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """Shapes of every modality's features."""
+        return {name: self._features[name].spec for name in self.modalities}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batch([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Lets a torch `DataLoader` fetch a whole batch in one vectorised call."""
+        return self.batch(indices)
+
+    def batch(self, indices: Sequence[int] | IntArray) -> Batch:
+        """Gathers a batch; under `supervision=complete` a training batch also carries `full`."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        batch = self._gather(chosen, self.present)
+        if self.split == "train" and self.supervision == "complete":
+            batch.full = self._gather(chosen, self._available)
+        return batch
+
+    def complete_view(self) -> ObservedDataset:
+        """The training split with nothing hidden, for banks and teachers under `supervision=complete`.
+
+        Raises:
+            SupervisionError: Under `supervision=observed`, or for another split than train.
+        """
+        if self.split != "train" or self.supervision != "complete":
+            raise SupervisionError(
+                f"a method asked for hidden values of split {self.split!r} under supervision={self.supervision}; "
+                "run with supervision=complete if its protocol declares complete training data."
+            )
+        return ObservedDataset(
+            self.spec,
+            self.split,
+            self.ids,
+            self._features,
+            self._rows,
+            self._available,
+            self._available,
+            self.labels,
+            "observed",
+        )
+
+    def subset(self, indices: Sequence[int] | IntArray) -> ObservedDataset:
+        """The same view restricted to some samples."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return ObservedDataset(
+            self.spec,
+            self.split,
+            [self.ids[index] for index in chosen],
+            self._features,
+            self._rows[chosen],
+            self.present[chosen],
+            self._available[chosen],
+            self.labels[chosen],
+            self.supervision,
+        )
+
+    def _gather(self, chosen: IntArray, present: BoolArray) -> Batch:
+        import torch
+
+        inputs: dict[str, ModalityBatch] = {}
+        for column, name in enumerate(self.modalities):
+            there = np.flatnonzero(present[chosen, column])
+            array = self._features[name]
+            rows = self._rows[chosen[there]]
+            inputs[name] = ModalityBatch(
+                rows=torch.from_numpy(there),
+                tokens=_tensor(array.tokens[rows]),
+                mask=torch.from_numpy(np.ascontiguousarray(array.mask[rows])),
+                pooled=torch.from_numpy(np.ascontiguousarray(array.pooled[rows], dtype=np.float32)),
+                digest=torch.from_numpy(np.ascontiguousarray(array.digest[rows])),
+            )
+        return Batch(
+            ids=[self.ids[index] for index in chosen],
+            present=torch.from_numpy(np.ascontiguousarray(present[chosen])),
+            inputs=inputs,
+            labels=torch.from_numpy(np.ascontiguousarray(self.labels[chosen])),
+        )
+
+
+def _tensor(values: npt.NDArray[Any]) -> Any:
+    """Features as float32, token ids and pixels as they are."""
+    import torch
+
+    array = np.ascontiguousarray(values)
+    return torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
+
+
+def observe(
+    table: DataTable,
+    masks: MaskTable,
+    features: Mapping[str, FeatureArray],
+    split: Split,
+    supervision: str = "observed",
+) -> ObservedDataset:
+    """Applies a mask table to one split of a data set.
+
+    Raises:
+        DataError: If the table was drawn for another data set.
+    """
+    masks.check_against(table)
+    rows = table.splits[split]
+    return ObservedDataset(
+        table.spec,
+        split,
+        masks.ids[split],
+        features,
+        rows,
+        masks.present[split],
+        table.available[rows],
+        table.labels[rows],
+        supervision,
+    )

@@ -1,0 +1,109 @@
+"""What every plugin is to the harness: a light, documented config dataclass that names its implementation.
+
+The config is the plugin's code API, its Hydra schema and its entry in `harness list`; importing it must not
+import torch or transformers.  The implementation is imported only when a run needs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from harness.errors import UsageError
+
+
+@dataclass
+class PluginConfig:
+    """Base of all plugin configs; subclasses are `@dataclass`es whose fields are the plugin's options.
+
+    Attributes:
+        target: `"package.module:Class"` of the implementation, imported lazily.
+        summary: One line for `harness list`.
+        citation: Who to cite: authors, title, venue, year; or why there is nothing to cite.
+        version: Raised whenever results can change.
+        card: Path of the Markdown card, relative to the module that defines the config.
+        presets: Named sets of option values, e.g. fidelity presets of a method.
+    """
+
+    target: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
+    version: ClassVar[str] = "1"
+    card: ClassVar[str] = "card.md"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @classmethod
+    def from_preset(cls, name: str) -> Self:
+        """Builds the config with the options of preset `name` set.
+
+        Raises:
+            UsageError: If the plugin has no such preset.
+        """
+        if name not in cls.presets:
+            known = ", ".join(cls.presets) or "none"
+            raise UsageError(f"{cls.__name__} has no preset {name!r}; presets: {known}.")
+        return cls(**cls.presets[name])
+
+    @classmethod
+    def implementation(cls) -> Any:
+        """Imports and returns the class or function that `target` names."""
+        module, _, attribute = cls.target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    @classmethod
+    def card_path(cls) -> Path:
+        """Absolute path of the plugin's card."""
+        return Path(inspect.getfile(cls)).parent / cls.card
+
+    @classmethod
+    def source_fingerprint(cls) -> str:
+        """Digest of the plugin's version and Python sources, so that an edited plugin gets new run ids.
+
+        Covers the config's and the implementation's modules, or all modules of their folder when the plugin
+        is a package of its own.
+        """
+        digest = hashlib.sha256(f"{cls.__qualname__}:{cls.version}".encode())
+        files: set[Path] = set()
+        for module in {cls.__module__, cls.target.partition(":")[0]}:
+            if not module:
+                continue
+            spec = importlib.util.find_spec(module)
+            if spec is None or spec.origin is None:
+                continue
+            origin = Path(spec.origin)
+            own_folder = origin.parent.name == module.rpartition(".")[0].rpartition(".")[2] and (
+                origin.parent / cls.card
+            ).exists()
+            files.update(origin.parent.glob("*.py") if own_folder else [origin])
+        for file in sorted(files, key=lambda path: path.name):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        return digest.hexdigest()[:16]
+
+    def validate(self) -> None:
+        """Checks what types cannot say (ranges, combinations); raises `UsageError` with one clear line."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Options as plain data, in field order."""
+        return dataclasses.asdict(self)
+
+
+def check_choice(owner: str, option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises a `UsageError` naming the choices when `value` is not one of them."""
+    if value not in choices:
+        raise UsageError(f"{owner}.{option}={value!r} is not one of {', '.join(choices)}.")
+
+
+def check_range(
+    owner: str, option: str, value: float, low: float, high: float | None = None
+) -> None:
+    """Raises a `UsageError` when `value` lies outside [low, high]."""
+    if value < low or (high is not None and value > high):
+        span = f">= {low}" if high is None else f"between {low} and {high}"
+        raise UsageError(f"{owner}.{option}={value} must be {span}.")

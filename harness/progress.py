@@ -1,0 +1,24 @@
+"""Progress on stderr for people; nothing when output is piped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def track(items: Sequence[T] | range, label: str) -> Iterable[T]:
+    """Iterates with a rich progress bar on a terminal, silently elsewhere."""
+    if not sys.stderr.isatty() or len(items) < 2:
+        return items  # type: ignore[return-value]
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
+    return rich_track(items, description=label, console=Console(stderr=True), transient=True)  # type: ignore[return-value]
+
+
+def say(message: str) -> None:
+    """One line for the user on stderr; stdout is for results."""
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,163 @@
+"""The record of a run: everything a reader needs to believe, compare and replay a score.
+
+Plain data with a schema version; reading and writing it needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import DataError
+from harness.files import atomic_write
+
+RECORD_SCHEMA = 1
+Status = Literal["running", "finished", "failed", "interrupted"]
+
+
+@dataclass
+class AuditResult:
+    """Outcome of one leak check."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+    severity: Literal["leak", "warning"] = "leak"
+
+
+@dataclass
+class ConditionResult:
+    """Scores under one test condition.
+
+    Attributes:
+        condition: Protocol name of the condition.
+        metrics: Metric -> value over all test samples.
+        intervals: Metric -> [low, high], 95 % percentile bootstrap over test samples.
+        per_pattern: Pattern -> metric -> value.
+        pattern_counts: Pattern -> number of test samples.
+    """
+
+    condition: str
+    metrics: dict[str, float]
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    per_pattern: dict[str, dict[str, float]] = field(default_factory=dict)
+    pattern_counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Cost:
+    """What a run took; seconds of wall time, parameters, bytes."""
+
+    prepare_seconds: float = 0.0
+    train_seconds: float = 0.0
+    predict_seconds: float = 0.0
+    total_seconds: float = 0.0
+    trainable_parameters: int = 0
+    total_parameters: int = 0
+    epochs: int = 0
+    best_epoch: int = -1
+    peak_memory_bytes: int = 0
+    bank_bytes: int = 0
+    bank_items: int = 0
+
+
+@dataclass
+class RunRecord:
+    """One run.
+
+    Attributes:
+        run_id: sha256 of identity (see `harness.identity`).
+        status: `finished`, `failed`, …
+        method: Registered name; `label` tells variants of it apart (e.g. `image` for `unimodal`).
+        preset: Fidelity preset; `changed` lists options that differ from the preset as `option=value`.
+        oracle: True when the method was shown every modality: reported, never ranked.
+        reference: `floor`, `ceiling` or None.
+        dataset: Name, version, fingerprint, task, modalities, classes, split sizes, licence.
+        protocol: Name, definition, supervision, mask seed, mask fingerprint, counts.
+        seeds: `mask_seed`, `train_seed`, `eval_seed`.
+        config: The whole resolved config.
+        primary_metric: Heads the tables; `metric_versions` freezes what every metric means.
+        results: One entry per test condition.
+        valid: Metric -> value on `valid` of the chosen epoch.
+        history: One dict per epoch: losses, learning rate, validation metrics.
+        audits: Leak checks.
+        environment: Versions, hardware, git state.
+        predictions_sha256: Digest of the predictions file.
+    """
+
+    run_id: str
+    status: Status
+    method: str
+    label: str
+    preset: str
+    changed: list[str]
+    oracle: bool
+    reference: str | None
+    dataset: dict[str, Any]
+    protocol: dict[str, Any]
+    seeds: dict[str, int]
+    config: dict[str, Any]
+    backbone: str = ""
+    primary_metric: str = ""
+    higher_is_better: bool = True
+    metric_versions: dict[str, str] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    results: list[ConditionResult] = field(default_factory=list)
+    valid: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    audits: list[AuditResult] = field(default_factory=list)
+    cost: Cost = field(default_factory=Cost)
+    environment: dict[str, Any] = field(default_factory=dict)
+    predictions_sha256: str = ""
+    error: str = ""
+    started: str = ""
+    finished: str = ""
+    schema_version: int = RECORD_SCHEMA
+
+    @property
+    def display_name(self) -> str:
+        """Row name in tables: method, label, non-default preset and changed options."""
+        extra = [part for part in (self.label, self.preset if self.preset != "clean" else "") if part]
+        extra += self.changed
+        return f"{self.method} ({', '.join(extra)})" if extra else self.method
+
+    def to_json(self) -> str:
+        """Canonical JSON text, stable key order."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=True) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Writes the record atomically."""
+        with atomic_write(path) as temporary:
+            temporary.write_text(self.to_json())
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "record") -> RunRecord:
+        """Reads a record of this or an older schema.
+
+        Raises:
+            DataError: If the text is no record or comes from a newer schema.
+        """
+        try:
+            data = json.loads(text)
+            version = int(data["schema_version"])
+            if version > RECORD_SCHEMA:
+                raise DataError(f"{source}: written by a newer harness (schema {version}); upgrade to read it.")
+            data["results"] = [ConditionResult(**result) for result in data["results"]]
+            data["audits"] = [AuditResult(**audit) for audit in data["audits"]]
+            data["cost"] = Cost(**data["cost"])
+            return cls(**data)
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"{source}: not a run record ({type(error).__name__}: {error}).") from error
+
+    @classmethod
+    def load(cls, path: Path) -> RunRecord:
+        """Reads a record file."""
+        try:
+            return cls.from_json(path.read_text(), str(path))
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}.") from error

@@ -1,0 +1,1 @@
+"""Modules that several methods share; they import contracts only, never a method."""

