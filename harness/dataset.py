@@ -155,9 +155,7 @@ def grouped_split(
         total = sum(len(members[group]) for group in ordered)
         filled = dict.fromkeys(SPLITS, 0)
         for group in ordered:
-            short = {
-                split: share * total - filled[split] for split, share in zip(SPLITS, fractions, strict=True)
-            }
+            short = {split: share * total - filled[split] for split, share in zip(SPLITS, fractions, strict=True)}
             target = max(SPLITS, key=lambda split: short[split])
             filled[target] += len(members[group])
             result[target].extend(members[group])

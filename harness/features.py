@@ -147,9 +147,7 @@ class FeatureStore:
 
     def _open(self, block: Path) -> FeatureArray:
         try:
-            parts = {
-                part: np.load(block / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in _PARTS
-            }
+            parts = {part: np.load(block / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in _PARTS}
         except (OSError, ValueError) as error:
             raise DataError(f"feature cache {block} is damaged ({error}); delete the folder and run again.") from error
         return FeatureArray(**parts)

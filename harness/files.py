@@ -48,9 +48,7 @@ def ensure_folder(path: Path) -> Path:
             f"cannot write to {path} ({error.strerror or error}); choose another folder with paths.home=DIR or HARNESS_HOME."
         ) from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise DataError(
-            f"no permission to write to {path}; choose another folder with paths.home=DIR or HARNESS_HOME."
-        )
+        raise DataError(f"no permission to write to {path}; choose another folder with paths.home=DIR or HARNESS_HOME.")
     return path
 
 

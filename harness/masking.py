@@ -27,8 +27,8 @@ from harness.types import (
     SPLITS,
     Batch,
     BoolArray,
-    DataTable,
     DatasetSpec,
+    DataTable,
     FeatureSpec,
     IntArray,
     ModalityBatch,
@@ -121,9 +121,7 @@ class MaskTable:
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of samples per split and pattern name."""
         return {
-            split: dict(
-                sorted(Counter(pattern_name(row, self.modalities) for row in self.present[split]).items())
-            )
+            split: dict(sorted(Counter(pattern_name(row, self.modalities) for row in self.present[split]).items()))
             for split in SPLITS
         }
 
@@ -131,8 +129,7 @@ class MaskTable:
         """Realised share of missing values per split and modality."""
         return {
             split: {
-                name: float(1.0 - self.present[split][:, column].mean())
-                for column, name in enumerate(self.modalities)
+                name: float(1.0 - self.present[split][:, column].mean()) for column, name in enumerate(self.modalities)
             }
             for split in SPLITS
         }

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.config import MethodConfig, RetrievalConfig
+from harness.config import RetrievalConfig
 from harness.types import Batch, DatasetSpec, FeatureSpec, StepOutput, TaskSpec
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class MethodContext:
     features: Mapping[str, FeatureSpec]
     build_backbone: Callable[[], Backbone]
     supervision: str = "observed"
-    retrieval: RetrievalConfig = RetrievalConfig()
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     train_seed: int = 0
 
     @property

@@ -78,9 +78,10 @@ class PluginConfig:
             if spec is None or spec.origin is None:
                 continue
             origin = Path(spec.origin)
-            own_folder = origin.parent.name == module.rpartition(".")[0].rpartition(".")[2] and (
-                origin.parent / cls.card
-            ).exists()
+            own_folder = (
+                origin.parent.name == module.rpartition(".")[0].rpartition(".")[2]
+                and (origin.parent / cls.card).exists()
+            )
             files.update(origin.parent.glob("*.py") if own_folder else [origin])
         for file in sorted(files, key=lambda path: path.name):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
@@ -100,9 +101,7 @@ def check_choice(owner: str, option: str, value: str, choices: tuple[str, ...]) 
         raise UsageError(f"{owner}.{option}={value!r} is not one of {', '.join(choices)}.")
 
 
-def check_range(
-    owner: str, option: str, value: float, low: float, high: float | None = None
-) -> None:
+def check_range(owner: str, option: str, value: float, low: float, high: float | None = None) -> None:
     """Raises a `UsageError` when `value` lies outside [low, high]."""
     if value < low or (high is not None and value > high):
         span = f">= {low}" if high is None else f"between {low} and {high}"

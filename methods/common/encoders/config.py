@@ -49,5 +49,7 @@ class EfficientNetLite0Config(EncoderConfig):
 
     target: ClassVar[str] = "harness.methods.common.encoders.efficientnet_lite0:EfficientNetLite0Encoder"
     summary: ClassVar[str] = "EfficientNet-Lite0 (ImageNet) map and pooled vector, 1280-d"
-    citation: ClassVar[str] = "Tan and Le, EfficientNet, ICML 2019; Lite0 weights of the package named in docs/dependencies.md"
+    citation: ClassVar[str] = (
+        "Tan and Le, EfficientNet, ICML 2019; Lite0 weights of the package named in docs/dependencies.md"
+    )
     kinds: ClassVar[tuple[str, ...]] = ("image",)
