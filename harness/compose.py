@@ -1,0 +1,267 @@
+"""From command-line overrides to run configs: Hydra's grammar and typed merging, our names and messages.
+
+The registries supply the schemas: the light config class of every named plugin becomes a node in Hydra's
+ConfigStore, and nothing else is loaded.  `compose` returns real dataclass instances, one per cell of the grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from harness import registry
+from harness.config import NOT_IDENTITY, MethodConfig, RunConfig
+from harness.errors import UsageError
+from harness.plugin import PluginConfig
+from harness.protocol import parse_protocol
+from harness.registry import Registry
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+T = TypeVar("T", bound=PluginConfig)
+
+#: Config groups: the part of a `RunConfig` that a registered plugin fills, and what is used when none is named.
+GROUPS: Mapping[str, tuple[Registry[PluginConfig], str | None]] = {
+    "method": (registry.methods, None),
+    "dataset": (registry.datasets, "openmoji"),
+    "backbone": (registry.backbones, "fusion"),
+}
+
+_SCHEMA, _PRIMARY = "harness_schema", "harness_run"
+
+
+def compose(overrides: Sequence[str]) -> list[RunConfig]:
+    """Resolves overrides in Hydra's grammar to the cells that they describe.
+
+    Args:
+        overrides: E.g. `["method=redeem,zero_fill", "method.preset=official", "train_seed=0,1,2"]`.  A comma
+            list (outside quotes and brackets) makes a grid; the last override varies fastest.
+
+    Returns:
+        One validated config per cell.
+
+    Raises:
+        UsageError: One line about the first unknown name or key, wrong type, bad value or bad grammar.
+    """
+    from hydra import initialize
+
+    cells = list(_cells(_parse(overrides)))
+    with initialize(config_path=None, version_base="1.3"):
+        return [_compose_cell(cell) for cell in cells]
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """The whole config as plain data; each plugin is `{"name": registered name, option: value, …}`."""
+    data: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in GROUPS:
+            plugins, _ = GROUPS[field.name]
+            data[field.name] = {"name": plugins.name_of(type(value)), **value.to_dict()}
+        else:
+            data[field.name] = _plain(value)
+    return data
+
+
+def identity_dict(config: RunConfig) -> dict[str, Any]:
+    """`to_dict` without the parts that do not change what a run computes."""
+    return {key: value for key, value in to_dict(config).items() if key not in NOT_IDENTITY}
+
+
+def from_dict(data: Mapping[str, Any]) -> RunConfig:
+    """Rebuilds the config that `to_dict` wrote, e.g. out of a run record.
+
+    Raises:
+        UsageError: If a plugin is no longer registered, or an option is unknown or of the wrong type.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    rest = {key: value for key, value in data.items() if key not in GROUPS}
+    try:
+        parts: dict[str, Any] = {}
+        for group, (plugins, _) in GROUPS.items():
+            options = dict(data[group])
+            parts[group] = OmegaConf.structured(_dataclass(plugins.get(options.pop("name"))), flags={"struct": True})
+            parts[group].merge_with(options)
+        schema = OmegaConf.structured(RunConfig)
+        # The default encoders are replaced, not extended: the record says which ones a run had.
+        schema.encoders = {}
+        config = OmegaConf.to_object(OmegaConf.merge(schema, rest, parts))
+    except KeyError as error:
+        raise UsageError(f"the config lacks {error}; it is not one that the harness wrote.") from error
+    except OmegaConfBaseException as error:
+        raise UsageError(f"the config does not fit this version: {_first_line(error)}.") from error
+    assert isinstance(config, RunConfig)
+    config.validate()
+    return config
+
+
+def changed_options(config: MethodConfig) -> list[str]:
+    """Options that differ from the preset's defaults, as `"k=3"`, in field order.
+
+    An option whose value is the config's `label` is left out: the label already tells it.
+    """
+    base = _from_preset(type(config), config.preset)
+    return [
+        f"{field.name}={value}"
+        for field in dataclasses.fields(config)
+        if (value := getattr(config, field.name)) != getattr(base, field.name) and str(value) != config.label
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's grammar, and the forms of it that make no sense here refused."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    parsed: list[Override] = []
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            raise UsageError(
+                f"cannot read {text!r}: write key=value, e.g. method=redeem ({_first_line(error)})."
+            ) from error
+        key = override.key_or_group
+        if override.is_delete():
+            raise UsageError(f"{text!r}: options cannot be deleted; set {key}=VALUE instead.")
+        if (override.is_add() or override.is_force_add()) and not key.startswith("encoders."):
+            raise UsageError(f"{text!r}: new keys cannot be added; write {text.lstrip('+')} to set an existing one.")
+        if override.package is not None or "/" in key:
+            raise UsageError(f"{text!r}: packages and nested groups are not used here; write key=value.")
+        if key in (other.key_or_group for other in parsed):
+            raise UsageError(f"{key} is given twice; a comma list makes a grid, e.g. {key}=A,B.")
+        parsed.append(override)
+    return parsed
+
+
+def _cells(overrides: Sequence[Override]) -> Iterator[list[tuple[str, str]]]:
+    """The grid: for each cell its (key, value text) pairs."""
+    from hydra.core.override_parser.types import ValueType
+
+    axes: list[list[tuple[str, str]]] = []
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_interval_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+            raise UsageError(f"{override.input_line!r}: a grid needs its values; write {key}=A,B or {key}=range(0,5).")
+        if override.is_sweep_override():
+            texts = list(override.sweep_string_iterator())
+        else:
+            texts = [override.get_value_element_as_str()]
+        axes.append([(key, text) for text in texts])
+    for cell in itertools.product(*axes):
+        yield list(cell)
+
+
+def _compose_cell(cell: Sequence[tuple[str, str]]) -> RunConfig:
+    from hydra import compose as hydra_compose
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    given = {key: _unquoted(text) for key, text in cell}
+    store = ConfigStore.instance()
+    nodes: dict[str, PluginConfig] = {}
+    for group, (plugins, default) in GROUPS.items():
+        name = given.get(group, default)
+        if name is None:
+            raise UsageError(f"name a {group}: {group}=NAME. Available: {', '.join(plugins.names())}.")
+        given[group] = name
+        nodes[group] = _from_preset(_dataclass(plugins.get(name)), given.get(f"{group}.preset"))
+    for key in given:
+        _check_key(key, nodes, given)
+
+    try:
+        for group, node in nodes.items():
+            store.store(group=group, name=given[group], node=node)
+        store.store(name=_SCHEMA, node=RunConfig)
+        defaults = [_SCHEMA, *({group: given[group]} for group in GROUPS), "_self_"]
+        store.store(name=_PRIMARY, node={"defaults": defaults})
+        lines = [
+            f"{'++' if key.startswith('encoders.') else ''}{key}={text}" for key, text in cell if key not in GROUPS
+        ]
+        composed = hydra_compose(config_name=_PRIMARY, overrides=lines)
+        config = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(_explain(error, cell)) from error
+    assert isinstance(config, RunConfig)
+    config.protocol = parse_protocol(config.protocol).name
+    for encoder in config.encoders.values():
+        registry.encoders.get(encoder)
+    config.validate()
+    return config
+
+
+def _dataclass(config: type[PluginConfig]) -> type[PluginConfig]:
+    """Refuses a plugin whose options are not a dataclass of its own."""
+    if "__dataclass_fields__" not in vars(config):
+        raise UsageError(f"{config.__module__}:{config.__qualname__} must be decorated with @dataclass.")
+    return config
+
+
+def _from_preset(config: type[T], preset: str | None) -> T:
+    """The config a preset stands for, with the name noted in its field `preset` where it has one."""
+    node = config() if preset is None else config.from_preset(preset)
+    if preset is not None and hasattr(node, "preset"):
+        node.preset = preset
+    return node
+
+
+def _check_key(key: str, nodes: Mapping[str, PluginConfig], given: Mapping[str, str]) -> None:
+    """Walks the dataclasses along a dotted key; raises with neighbours and the options of that level."""
+    level: Any = RunConfig
+    path = ""
+    for part in key.split("."):
+        if level is None:
+            raise UsageError(f"unknown key {key!r}: {path} has no options below it.")
+        if path == "encoders":
+            return
+        fields = {field.name: field for field in dataclasses.fields(level)}
+        if part not in fields:
+            where = f"{path} {given[path]!r}" if path in nodes else path or "a run"
+            close = difflib.get_close_matches(part, fields, n=3, cutoff=0.5)
+            prefix = f"{path}." if path else ""
+            hint = f" Did you mean {' or '.join(prefix + match for match in close)}?" if close else ""
+            options = ", ".join(fields) or "(none)"
+            raise UsageError(f"unknown key {key!r}: {where} has no option {part!r}.{hint} Options: {options}.")
+        default = fields[part].default_factory
+        path = f"{path}.{part}" if path else part
+        if path in nodes:
+            level = nodes[path]
+        elif dataclasses.is_dataclass(default):
+            level = default
+        elif path != "encoders":
+            level = None
+
+
+def _unquoted(text: str) -> str:
+    """The value that a piece of override text stands for, as a string."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    return text
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
+def _explain(error: Exception, cell: Sequence[tuple[str, str]]) -> str:
+    """One line out of a composition error: Hydra says where, its cause says what."""
+    cause = error.__cause__
+    if cause is None:
+        return f"{_first_line(error)}."
+    key = getattr(cause, "full_key", None)
+    text = dict(cell).get(key or "")
+    where = f"{key}={text}" if text is not None else _first_line(error)
+    return f"{where}: {_first_line(cause)}."
