@@ -47,6 +47,14 @@ class MethodConfig(PluginConfig):
         """Names of the loss terms this configuration declares; the audit fails when one is always zero."""
         return ("task",)
 
+    def uses_valid(self) -> bool:
+        """Whether the method is handed the validation split as evidence (a declared leak that the audit reports)."""
+        return False
+
+    def needs_complete_supervision(self) -> bool:
+        """Whether an option reads true values of missing training modalities (`supervision=complete`)."""
+        return False
+
     def validate_for(self, modalities: tuple[str, ...]) -> None:
         """Checks options that name modalities; raises `UsageError`."""
 

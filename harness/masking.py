@@ -314,6 +314,25 @@ class ObservedDataset:
             "observed",
         )
 
+    @property
+    def rows(self) -> IntArray:
+        """`[n]` rows of this view's samples in the data set."""
+        return self._rows
+
+    def with_features(self, features: Mapping[str, FeatureArray]) -> ObservedDataset:
+        """The same samples over other feature arrays, one row per sample of this view (for probes)."""
+        return ObservedDataset(
+            self.spec,
+            self.split,
+            self.ids,
+            features,
+            np.arange(len(self), dtype=np.int64),
+            self.present,
+            self._available,
+            self.labels,
+            self.supervision,
+        )
+
     def subset(self, indices: Sequence[int] | IntArray) -> ObservedDataset:
         """The same view restricted to some samples."""
         chosen = np.asarray(indices, dtype=np.int64)

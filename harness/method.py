@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.config import RetrievalConfig
+from harness.errors import UsageError
 from harness.types import Batch, DatasetSpec, FeatureSpec, StepOutput, TaskSpec
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ class Method(nn.Module, ABC):
 
         Called once, before training or before weights are restored; must be deterministic.
         """
+
+    def open_valid(self, valid: ObservedDataset) -> None:
+        """Receives the validation split before `prepare`, only if `config.uses_valid()` declares it."""
+        raise UsageError(f"{type(self).__name__} declares uses_valid() but does not take the validation split.")
 
     @abstractmethod
     def training_step(self, batch: Batch) -> StepOutput:

@@ -187,7 +187,7 @@ class Trainer:
                 break
             sampler.epoch = epoch
             seed_everything(self.train_seed, "epoch", epoch)
-            entry = self._train_epoch(method, model, optimizer, loader, epoch * len(sampler), total)
+            entry = self._train_epoch(model, optimizer, loader, epoch * len(sampler), total)
             metrics = evaluate(self.predict(method, select), select)
             result.selection_looks[select.split] += 1
             entry.update({f"{select.split}/{name}": float(value) for name, value in metrics.items()})
@@ -204,7 +204,7 @@ class Trainer:
         return result
 
     def _train_epoch(
-        self, method: Method, model: Any, optimizer: Any, loader: Any, first_step: int, total: int
+        self, model: Any, optimizer: Any, loader: Any, first_step: int, total: int
     ) -> dict[str, float]:
         """One pass; returns mean loss, mean terms and the last learning rate."""
         model.train()

@@ -49,7 +49,12 @@ class FusionBackbone(Backbone):
         hidden = self.projection[modality](self.input_norm[modality](tokens))
         # The position table tells the modalities apart as well: each has its own.
         hidden = self.embedding_norm[modality](hidden + self.position[modality])
-        return self.embedding_dropout(hidden) * mask.unsqueeze(-1), mask
+        return hidden * mask.unsqueeze(-1), mask
+
+    def assemble(self, embedded: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """See `Backbone.assemble`; dropout here and not in `embed`, so that reconstruction targets are noise-free."""
+        hidden, mask = super().assemble(embedded)
+        return self.embedding_dropout(hidden), mask
 
     def prefix(self, batch_size: int) -> Tensor | None:
         """The learned `[CLS]`, `[batch_size, 1, d]`."""

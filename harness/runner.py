@@ -1,0 +1,506 @@
+"""One cell: resolve, mask, audit, prepare, fit, predict, score, record.
+
+What a user can mend (unknown names, missing data) is raised before anything is trained; what goes wrong afterwards
+becomes a record with status `failed`, so that a sweep goes on and the failure is visible in every report.
+"""
+
+from __future__ import annotations
+
+import datetime
+import resource
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+from harness import audit, registry
+from harness.backbone import Backbone
+from harness.compose import changed_options, identity_dict, to_dict
+from harness.config import BackboneConfig, EncoderConfig, MethodConfig, RunConfig, digest_of
+from harness.environment import describe_environment
+from harness.errors import HarnessError, TrackingError, UsageError
+from harness.features import FeatureArray, FeatureStore
+from harness.files import Folders, atomic_write, ensure_folder, file_sha256
+from harness.identity import run_id
+from harness.masking import MaskTable, observe
+from harness.method import Method, MethodContext
+from harness.metrics import is_higher_better, metric_versions
+from harness.predictions import load_predictions, save_predictions
+from harness.progress import say
+from harness.protocol import Protocol, parse_protocol
+from harness.record import ConditionResult, Cost, RunRecord
+from harness.scoring import bootstrap_interval, evaluate, evaluate_predictions
+from harness.seeding import seed_everything
+from harness.tracking import PREDICTIONS_FILE, StoredRun, Tracker, experiment_name, load_runs, tracking_uri
+from harness.trainer import FitResult, Trainer, count_parameters, trainable_state
+from harness.types import SPLITS, DataTable, FloatArray, Predictions
+
+
+class Workspace:
+    """What cells of one process share: loaded data sets and opened feature blocks.
+
+    Args:
+        folders: Resolved folders.
+    """
+
+    def __init__(self, folders: Folders) -> None:
+        self.folders = folders
+        self._tables: dict[str, DataTable] = {}
+        self._features: dict[str, FeatureArray] = {}
+
+    def table(self, config: Any) -> DataTable:
+        """The loaded data set of a config."""
+        key = digest_of({"name": registry.datasets.name_of(type(config)), **config.to_dict()})
+        if key not in self._tables:
+            self._tables[key] = config.load(self.folders.data, self.folders.cache / "datasets")
+        return self._tables[key]
+
+    def features(self, table: DataTable, encoders: Mapping[str, tuple[str, EncoderConfig]]) -> dict[str, FeatureArray]:
+        """Feature arrays of every modality, from the store or computed now."""
+        store = FeatureStore(self.folders.cache / "features")
+        result = {}
+        for modality in table.spec.modalities:
+            name, config = encoders[modality.name]
+            key = digest_of([table.spec.fingerprint, modality.name, name, config.to_dict()])
+            if key not in self._features:
+                self._features[key] = store.get(table, modality, name, config)
+            result[modality.name] = self._features[key]
+        return result
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run config resolved against data: everything that has an identity.
+
+    Attributes:
+        config: The run config.
+        table: Loaded data set.
+        protocol: Parsed protocol.
+        masks: The protocol's mask table; groups results.
+        shown: The table in force: `masks`, or nothing hidden for oracle methods.
+        run_id: sha256 identity.
+        plugins: Source fingerprints by plugin.
+    """
+
+    config: RunConfig
+    table: DataTable
+    protocol: Protocol
+    masks: MaskTable
+    shown: MaskTable
+    run_id: str
+    plugins: Mapping[str, str]
+
+    @property
+    def method_name(self) -> str:
+        """Registered name of the method."""
+        return registry.methods.name_of(type(self.config.method))
+
+    @property
+    def title(self) -> str:
+        """How progress lines call the cell."""
+        label = f"[{self.config.method.label}]" if self.config.method.label else ""
+        return (
+            f"{self.method_name}{label} · {self.table.spec.name} · {self.protocol.name} · "
+            f"train_seed={self.config.train_seed}"
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell.
+
+    Attributes:
+        record: Its record.
+        source: Predictions file, or the stored run that has one.
+        skipped: True when a finished run was found.
+    """
+
+    record: RunRecord
+    source: Path | StoredRun
+    skipped: bool = False
+
+    def predictions(self) -> Predictions:
+        """Predictions per test sample.
+
+        Raises:
+            DataError: If the run failed before it made any.
+        """
+        return load_predictions(self.source) if isinstance(self.source, Path) else self.source.predictions()
+
+
+def token_encoder_names(config: RunConfig, table: DataTable) -> dict[str, tuple[str, EncoderConfig]]:
+    """Encoder of each modality that yields pooled keys and, unless the backbone has its own, tokens.
+
+    Raises:
+        UsageError: If a modality kind has no encoder.
+    """
+    chosen = {}
+    for modality in table.spec.modalities:
+        name = config.encoders.get(modality.name) or config.encoders.get(modality.kind)
+        if not name:
+            raise UsageError(
+                f"no encoder for modality {modality.name!r} of kind {modality.kind}; set encoders.{modality.kind}=NAME."
+            )
+        chosen[modality.name] = (name, _as(EncoderConfig, registry.encoders.get(name)()))
+    return chosen
+
+
+def backbone_encoder_names(config: RunConfig, table: DataTable) -> dict[str, tuple[str, EncoderConfig]] | None:
+    """Encoders that prepare the backbone's own inputs, or None when it works on the run's encoders.
+
+    Raises:
+        UsageError: If the backbone does not take a modality of the data set.
+    """
+    backbone: BackboneConfig = config.backbone
+    if not config.method.uses_backbone or backbone.token_encoders is None:
+        return None
+    options = backbone.encoder_options()
+    chosen = {}
+    for modality in table.spec.modalities:
+        name = backbone.token_encoders.get(modality.kind)
+        if name is None:
+            raise UsageError(
+                f"backbone {registry.backbones.name_of(type(backbone))!r} takes "
+                f"{', '.join(backbone.token_encoders)}, but modality {modality.name!r} is {modality.kind}; "
+                "use backbone=fusion."
+            )
+        chosen[modality.name] = (name, _as(EncoderConfig, registry.encoders.get(name)(**options.get(name, {}))))
+    return chosen
+
+
+def _as(kind: type[EncoderConfig], value: Any) -> EncoderConfig:
+    assert isinstance(value, kind)
+    return value
+
+
+def resolve(config: RunConfig, workspace: Workspace) -> Cell:
+    """Loads the data set, draws the mask table and computes the run id.
+
+    Raises:
+        UsageError: If options do not fit the data set or the protocol.
+        DataError: If the data set cannot be loaded.
+    """
+    method: MethodConfig = config.method
+    table = workspace.table(config.dataset)
+    method.validate_for(table.spec.modality_names)
+    if method.needs_complete_supervision() and config.supervision != "complete":
+        raise UsageError(
+            f"method.preset={method.preset} of {registry.methods.name_of(type(method))} reads true values of missing "
+            "training modalities; run it with supervision=complete, or choose options that do not."
+        )
+    protocol = parse_protocol(config.protocol)
+    masks = MaskTable.build(protocol, table, config.mask_seed)
+    shown = MaskTable.build(parse_protocol("complete"), table, config.mask_seed) if method.oracle else masks
+    plugins = {"method": method.source_fingerprint()}
+    identity = identity_dict(config)
+    if method.uses_backbone:
+        plugins["backbone"] = config.backbone.source_fingerprint()
+    else:
+        identity.pop("backbone", None)
+    for group in (token_encoder_names(config, table), backbone_encoder_names(config, table) or {}):
+        plugins |= {f"encoder:{name}": encoder.source_fingerprint() for name, encoder in group.values()}
+    identity = {name: value for name, value in identity.items() if name != "dataset"}
+    return Cell(
+        config,
+        table,
+        protocol,
+        masks,
+        shown,
+        run_id(
+            identity,
+            dataset_fingerprint=table.spec.fingerprint,
+            mask_fingerprint=f"{masks.fingerprint}:{shown.fingerprint}",
+            plugins=plugins,
+            metrics=metric_versions(table.spec.task),
+        ),
+        plugins,
+    )
+
+
+def run_cells(configs: Sequence[RunConfig]) -> list[Outcome]:
+    """Runs cells one after the other; finished ones are not run again.
+
+    Raises:
+        HarnessError: For whatever a user can mend, before the first cell is trained.
+    """
+    if not configs:
+        return []
+    workspace = Workspace(Folders.resolve(configs[0].paths))
+    ensure_folder(workspace.folders.runs)
+    cells = [resolve(config, workspace) for config in configs]
+    outcomes = []
+    for number, cell in enumerate(cells, start=1):
+        outcome = run_cell(cell, workspace)
+        counter = f"[{number}/{len(cells)}] " if len(cells) > 1 else ""
+        say(counter + _summary(cell, outcome))
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _summary(cell: Cell, outcome: Outcome) -> str:
+    record = outcome.record
+    if record.status != "finished":
+        return f"{cell.title}: {record.status}: {record.error.splitlines()[0] if record.error else ''}"
+    score = record.results[0].metrics[record.primary_metric]
+    how = "already finished" if outcome.skipped else f"{record.cost.total_seconds:.1f} s"
+    leaks = [check.name for check in record.audits if not check.passed]
+    badge = f", audit failed: {', '.join(leaks)}" if leaks else ""
+    return f"{cell.title}: {record.primary_metric} {score:.4f} ({how}{badge})"
+
+
+def run_cell(cell: Cell, workspace: Workspace) -> Outcome:
+    """Runs one resolved cell, or returns its finished record.
+
+    Raises:
+        HarnessError: If features cannot be computed.
+        KeyboardInterrupt: The checkpoint stays; the same command goes on from it.
+    """
+    config = cell.config
+    folders = workspace.folders
+    uri = tracking_uri(config.tracking, folders)
+    tracker = Tracker(uri, experiment_name(config.tracking, cell.table.spec.name), folders)
+    folder = folders.runs / cell.run_id
+    if config.overwrite == "always":
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        done = _finished(cell, tracker, folder, uri)
+        if done is not None:
+            return done
+    features = _features(cell, workspace)
+    ensure_folder(folder)
+    record = _new_record(cell)
+    try:
+        _execute(cell, features, folder, record)
+        record.status = "finished"
+    except Exception as error:
+        record.status = "failed"
+        record.error = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+        if not isinstance(error, HarnessError):
+            (folder / "traceback.txt").write_text(traceback.format_exc())
+            record.error += f"\n{traceback.format_exc()}"
+    record.finished = _now()
+    record.save(folder / "record.json")
+    _track(tracker, record, folder)
+    return Outcome(record, folder / PREDICTIONS_FILE)
+
+
+def _finished(cell: Cell, tracker: Tracker, folder: Path, uri: str) -> Outcome | None:
+    """A finished run of this identity: on disk (killed before it was tracked) or in MLflow."""
+    keep = ("finished", "failed") if cell.config.overwrite == "never" else ("finished",)
+    try:
+        known = tracker.find(cell.run_id)
+    except TrackingError:
+        known = None
+    if known is not None and known.status in keep and known.mlflow_run_id:
+        runs = load_runs(uri, filters={"run_id": cell.run_id})
+        if runs:
+            return Outcome(runs[0].record, runs[0], skipped=True)
+    path = folder / "record.json"
+    if path.is_file():
+        record = RunRecord.load(path)
+        if record.status in keep:
+            if known is None:
+                _track(tracker, record, folder)
+            return Outcome(record, folder / PREDICTIONS_FILE, skipped=True)
+        path.unlink()
+    return None
+
+
+def _track(tracker: Tracker, record: RunRecord, folder: Path) -> None:
+    """Sends a record with its artifacts to MLflow; unreachable servers leave it in the outbox."""
+    artifacts = {
+        name: path
+        for name, path in {
+            PREDICTIONS_FILE: folder / PREDICTIONS_FILE,
+            "mask.parquet": folder / "mask.parquet",
+            "mask.json": folder / "mask.json",
+            "checkpoint/model.safetensors": folder / "model.safetensors",
+        }.items()
+        if path.is_file()
+    }
+    try:
+        tracker.log(record, artifacts)
+    except TrackingError as error:
+        say(f"warning: {error}")
+    (folder / "last.pt").unlink(missing_ok=True)
+
+
+def _features(cell: Cell, workspace: Workspace) -> dict[str, FeatureArray]:
+    """Tokens and pooled vectors of every modality as this method will see them."""
+    features = workspace.features(cell.table, token_encoder_names(cell.config, cell.table))
+    own = backbone_encoder_names(cell.config, cell.table)
+    if own is not None:
+        tokens = workspace.features(cell.table, own)
+        features = {name: array.replace_tokens(tokens[name]) for name, array in features.items()}
+    return features
+
+
+def _new_record(cell: Cell) -> RunRecord:
+    config, spec = cell.config, cell.table.spec
+    method: MethodConfig = config.method
+    task = spec.task
+    return RunRecord(
+        run_id=cell.run_id,
+        status="running",
+        method=cell.method_name,
+        label=method.label,
+        preset=method.preset,
+        changed=changed_options(method),
+        oracle=method.oracle,
+        reference=method.reference,
+        dataset={
+            "name": spec.name,
+            "version": spec.version,
+            "fingerprint": spec.fingerprint,
+            "license": spec.license,
+            "citation": spec.citation,
+            "modalities": [{"name": modality.name, "kind": modality.kind} for modality in spec.modalities],
+            "task": {"kind": task.kind, "num_outputs": task.num_outputs, "labels": list(task.labels)},
+            "splits": {split: len(cell.table.splits[split]) for split in SPLITS},
+            "bayes_accuracy": _bayes(cell.table),
+        },
+        protocol={
+            "name": cell.protocol.name,
+            "definition": cell.protocol.describe(),
+            "supervision": config.supervision,
+            "mask_fingerprint": cell.masks.fingerprint,
+            "shown_fingerprint": cell.shown.fingerprint,
+            "counts": cell.masks.counts(),
+        },
+        seeds={"mask_seed": config.mask_seed, "train_seed": config.train_seed, "eval_seed": config.eval_seed},
+        config=to_dict(config),
+        backbone=registry.backbones.name_of(type(config.backbone)) if method.uses_backbone else "",
+        primary_metric=task.primary_metric,
+        higher_is_better=is_higher_better(task.primary_metric),
+        metric_versions=metric_versions(task),
+        fingerprints=dict(cell.plugins),
+        environment=describe_environment(),
+        started=_now(),
+    )
+
+
+def _bayes(table: DataTable) -> dict[str, float]:
+    """Best possible accuracy per pattern of generated data."""
+    return {"+".join(names): value for names, value in (table.bayes_accuracy or {}).items()}
+
+
+def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record: RunRecord) -> None:
+    """Audits, trains, predicts and scores; fills the record and writes the artifacts."""
+    config, table = cell.config, cell.table
+    task = table.spec.task
+    started = time.perf_counter()
+    cell.masks.save(folder / "mask")
+    views = audit.Views(*(observe(table, cell.shown, features, split, config.supervision) for split in SPLITS))
+    record.audits = audit.audit_before(table, cell.masks, cell.protocol, features)
+    trainer = Trainer(config.trainer, config.train_seed, config.device, folder, cell.run_id)
+    method = build_method(config, table, features, views)
+    method.to(trainer.device)
+    cost = Cost(prepare_seconds=time.perf_counter() - started)
+    cost.trainable_parameters, cost.total_parameters = count_parameters(method)
+
+    def score(logits: FloatArray, view: Any) -> Mapping[str, float]:
+        return evaluate(task, logits, view.labels)
+
+    fit = FitResult()
+    if config.method.trains:
+        metric = config.trainer.select_on or task.primary_metric
+        fit = trainer.fit(method, views.train, views.valid, score, metric, is_higher_better(metric))
+    else:
+        seed_everything(config.train_seed, "predict")
+        fit.best_metrics = dict(score(trainer.predict(method, views.valid), views.valid))
+    cost.train_seconds, cost.epochs, cost.best_epoch = fit.seconds, len(fit.history), fit.best_epoch
+    record.history, record.valid = fit.history, fit.best_metrics
+
+    began = time.perf_counter()
+    seed_everything(config.eval_seed, "predict")
+    predictions = Predictions(
+        views.test.ids,
+        trainer.predict(method, views.test),
+        views.test.labels,
+        views.test.present,
+        table.spec.modality_names,
+    )
+    cost.predict_seconds = time.perf_counter() - began
+    record.results = [_score(cell, predictions)]
+    record.audits += audit.audit_after(
+        method, views, features, fit, config.supervision, config.method.loss_terms(), trainer.predict
+    )
+    banks = method.banks().values()
+    cost.bank_items, cost.bank_bytes = sum(map(len, banks)), sum(bank.nbytes for bank in banks)
+    cost.peak_memory_bytes = _peak_memory(trainer)
+    cost.total_seconds = time.perf_counter() - started + (fit.seconds if fit.resumed_from else 0.0)
+    record.cost = cost
+    save_predictions(predictions, folder / PREDICTIONS_FILE)
+    record.predictions_sha256 = file_sha256(folder / PREDICTIONS_FILE)
+    if config.tracking.checkpoint and config.method.trains:
+        _save_weights(method, folder / "model.safetensors", cell.run_id)
+
+
+def build_method(
+    config: RunConfig, table: DataTable, features: Mapping[str, FeatureArray], views: audit.Views
+) -> Method:
+    """Builds and prepares a method; everything it draws depends on `train_seed` only."""
+    context = MethodContext(
+        dataset=table.spec,
+        features={name: features[name].spec for name in table.spec.modality_names},
+        build_backbone=lambda: _build_backbone(config, features),
+        supervision=config.supervision,
+        retrieval=config.retrieval,
+        train_seed=config.train_seed,
+    )
+    seed_everything(config.train_seed, "init")
+    method: Method = config.method.implementation()(config.method, context)
+    seed_everything(config.train_seed, "prepare")
+    if config.method.uses_valid():
+        method.open_valid(views.valid)
+    method.prepare(views.train)
+    return method
+
+
+def _build_backbone(config: RunConfig, features: Mapping[str, FeatureArray]) -> Backbone:
+    backbone: Backbone = config.backbone.implementation()(
+        config.backbone, {name: array.spec for name, array in features.items()}
+    )
+    return backbone
+
+
+def _score(cell: Cell, predictions: Predictions) -> ConditionResult:
+    """Metrics overall and per pattern, with the bootstrap interval of the primary metric."""
+    task = cell.table.spec.task
+    overall, per_pattern, counts = evaluate_predictions(task, predictions)
+    interval = bootstrap_interval(
+        task, task.primary_metric, predictions.logits, predictions.labels, seed=cell.config.eval_seed
+    )
+    return ConditionResult(
+        cell.protocol.name, overall, {task.primary_metric: list(map(float, interval))}, per_pattern, counts
+    )
+
+
+def _save_weights(method: Method, path: Path, identity: str) -> None:
+    from safetensors.torch import save_file
+
+    state = {name: tensor.contiguous() for name, tensor in trainable_state(method).items()}
+    with atomic_write(path) as temporary:
+        save_file(state, temporary, metadata={"run_id": identity})
+
+
+def _peak_memory(trainer: Trainer) -> int:
+    """Peak bytes: of the GPU where one is used, else the process's resident set so far."""
+    if trainer.device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(trainer.device))
+    scale = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+__all__ = ["Cell", "Outcome", "Workspace", "build_method", "resolve", "run_cell", "run_cells"]
