@@ -1,0 +1,398 @@
+"""How runs are laid out in MLflow: connecting quickly and quietly, writing one run whole, finding ended runs.
+
+A run counts as stored when it carries the tag `harness.run_id` and has ended; what a killed process left
+half-written lacks one of the two and is never read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import sqlite3
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import TrackingError
+from harness.files import Folders, ensure_folder, locked
+from harness.record import RunRecord
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+RUN_ID = "harness.run_id"
+STATUS = "harness.status"
+DELIVERY = "harness.delivery"
+SUPERSEDED = "harness.superseded_by"
+
+PROBE_SECONDS = 3.0
+METRICS_PER_CALL = 1000
+ENTRIES_PER_CALL = 100
+#: Older servers refuse longer parameters; MLflow itself cuts at 6,000 characters.
+PARAM_LENGTH = 500
+
+_ENDED = {"FINISHED", "FAILED", "KILLED"}
+_MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+def redact(text: str) -> str:
+    """`text` without user names, passwords and tokens of the addresses in it."""
+    text = re.sub(r"(?<=://)[^/\s@'\"]+@", "***@", text)
+    return re.sub(r"(?i)\b([\w-]*(?:password|passwd|token|secret|api_?key)[\w-]*=)[^&\s'\"]+", r"\1***", text)
+
+
+def reason(error: BaseException) -> str:
+    """First line of an error without credentials, for one-line messages."""
+    lines = str(error).strip().splitlines()
+    return redact(lines[0].rstrip(". ")) if lines else type(error).__name__
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` names an HTTP server."""
+    return uri.startswith(("http://", "https://"))
+
+
+def connect(uri: str, folders: Folders | None = None) -> MlflowClient:
+    """A client for `uri`, quiet, with short retries and without telemetry.
+
+    A SQLite database that does not exist is created first, under a file lock and by renaming a complete file.
+
+    Args:
+        uri: Tracking URI.
+        folders: Where a new database keeps its artifacts; None refuses to create one.
+
+    Raises:
+        TrackingError: If nothing answers, or the database cannot be opened; never longer than a few seconds.
+    """
+    probe(uri)
+    _prepare_mlflow()
+    try:
+        if uri.startswith("sqlite:///"):
+            _ensure_database(Path(uri.removeprefix("sqlite:///")), folders)
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except TrackingError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"MLflow at {redact(uri)} cannot be used: {reason(error)}.") from error
+    return client
+
+
+def probe(uri: str) -> None:
+    """Raises within `PROBE_SECONDS` when no HTTP server answers; any answer at all counts."""
+    if not is_remote(uri):
+        return
+    parts = urllib.parse.urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    health = urllib.parse.urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/health", "", ""))
+    try:
+        with urllib.request.urlopen(health, timeout=PROBE_SECONDS):
+            pass
+    except urllib.error.HTTPError as answer:
+        if answer.code in (502, 503, 504):
+            raise TrackingError(f"MLflow server {redact(uri)} does not answer: HTTP {answer.code}.") from answer
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "reason", None) or error
+        raise TrackingError(f"MLflow server {redact(uri)} cannot be reached: {redact(str(cause))}.") from error
+
+
+def _prepare_mlflow() -> None:
+    """Settings that MLflow reads from the environment; what the user has set stays."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    }.items():
+        os.environ.setdefault(name, value)
+    for logger in ("mlflow", "alembic"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+def _ensure_database(path: Path, folders: Folders | None) -> None:
+    if _is_database(path):
+        return
+    if folders is None:
+        raise TrackingError(f"there is no MLflow database at {path}; `harness run` creates it with the first run.")
+    ensure_folder(path.parent)
+    with locked(path):
+        if _is_database(path):
+            return
+        if path.exists() and path.stat().st_size:
+            raise TrackingError(
+                f"{path} is not an MLflow database; move it away or set tracking.uri=sqlite:///OTHER.db."
+            )
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.unlink(missing_ok=True)
+        store = SqlAlchemyStore(f"sqlite:///{fresh}", artifact_root(path.parent).as_uri())
+        store.engine.dispose()
+        fresh.replace(path)
+
+
+def _is_database(path: Path) -> bool:
+    """Whether `path` is a SQLite file with MLflow's tables."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('runs', 'alembic_version')"
+            return bool(connection.execute(query).fetchone()[0] == 2)
+        except sqlite3.DatabaseError:
+            return False
+
+
+def artifact_root(base: Path) -> Path:
+    """Folder of the artifacts of a local store."""
+    return base.absolute() / "mlartifacts"
+
+
+def ensure_experiment(client: MlflowClient, uri: str, name: str, folders: Folders) -> str:
+    """Id of the experiment `name`, created if needed; another process may create it at the same moment.
+
+    Raises:
+        TrackingError: If the experiment was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        location = None
+        if not is_remote(uri) and not uri.startswith("databricks"):
+            local = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else folders.home
+            location = (artifact_root(local) / re.sub(r"[^\w.-]+", "-", name)).as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"MLflow experiment {name!r} was deleted; restore it with `mlflow experiments restore -x "
+            f"{experiment.experiment_id}` or choose another with tracking.experiment=NAME."
+        )
+    return str(experiment.experiment_id)
+
+
+def legal_names(names: Iterable[str]) -> dict[str, str]:
+    """MLflow names for ours: letters, digits and `_ - . space : /` only, still different from each other.
+
+    `+` between modalities becomes `.`; every other illegal character becomes `_`, and names that would fall
+    together, or are too long, end in a short hash.
+    """
+    result: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(names):
+        # MLflow also refuses what is not a normalised path ("a//b", "./a", a leading or trailing slash).
+        parts = re.sub(r"[^\w\-. :/]", "_", name.replace("+", "."), flags=re.ASCII).split("/")
+        legal = "/".join(part if part.strip(".") else part.replace(".", "_") or "_" for part in parts) or "_"
+        if legal in taken or len(legal) > 200:
+            legal = f"{legal[:200]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        taken.add(legal)
+        result[name] = legal
+    return result
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested config as `a.b.c -> text`; sequences stay whole."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return flat
+
+
+def _params(record: RunRecord) -> dict[str, str]:
+    flat = flatten(record.config)
+    names = legal_names(flat)
+    note = " … (whole in config.yaml)"
+    return {
+        names[key]: text if len(text) <= PARAM_LENGTH else text[: PARAM_LENGTH - len(note)] + note
+        for key, text in flat.items()
+    }
+
+
+def _tags(record: RunRecord) -> dict[str, str]:
+    tags = {
+        "method": record.method,
+        "label": record.label,
+        "preset": record.preset,
+        "changed": ", ".join(record.changed),
+        "backbone": record.backbone,
+        "dataset": str(record.dataset.get("name", "")),
+        "dataset_fingerprint": str(record.dataset.get("fingerprint", "")),
+        "protocol": str(record.protocol.get("name", "")),
+        "supervision": str(record.protocol.get("supervision", "")),
+        "mask_fingerprint": str(record.protocol.get("fingerprint", "")),
+        "status": record.status,
+        "oracle": str(record.oracle).lower(),
+        "reference": record.reference or "",
+        "primary_metric": record.primary_metric,
+        "schema": str(record.schema_version),
+        "error": record.error,
+    } | {name: str(value) for name, value in record.seeds.items()}
+    return {f"harness.{name}": value[:5000] for name, value in tags.items() if value}
+
+
+def run_name(record: RunRecord) -> str:
+    """Readable name of the MLflow run."""
+    return f"{record.display_name} · {record.protocol.get('name', '')} · seed {record.seeds.get('train_seed', 0)}"
+
+
+def describe(record: RunRecord) -> str:
+    """Markdown note shown on the run's page: what was run, its score, and whether to believe it."""
+    lines = [
+        f"**{record.display_name}** on **{record.dataset.get('name', '?')}** under "
+        f"`{record.protocol.get('name', '?')}` (supervision `{record.protocol.get('supervision', '?')}`)",
+        "",
+    ]
+    if record.status != "finished":
+        lines += [f"Status: **{record.status}** {record.error}".rstrip(), ""]
+    for result in record.results:
+        if record.primary_metric in result.metrics:
+            low_high = result.intervals.get(record.primary_metric)
+            span = f" [{low_high[0]:.4f}, {low_high[1]:.4f}]" if low_high else ""
+            value = result.metrics[record.primary_metric]
+            lines += [f"{record.primary_metric} ({result.condition}): **{value:.4f}**{span}", ""]
+            lines += ["| pattern | n | " + record.primary_metric + " |", "| --- | ---: | ---: |"]
+            lines += [
+                f"| {pattern} | {result.pattern_counts.get(pattern, 0)} | {scores[record.primary_metric]:.4f} |"
+                for pattern, scores in result.per_pattern.items()
+                if record.primary_metric in scores
+            ]
+            lines += [""]
+    failed = [audit.name for audit in record.audits if not audit.passed]
+    lines += [f"Audits: {len(record.audits)} checks, failed: {', '.join(failed) or 'none'}"]
+    return "\n".join(lines)
+
+
+def _final_metrics(record: RunRecord) -> dict[str, float]:
+    """Scores by MLflow name: `test/<metric>` and `pattern/<pattern>/<metric>`, with the condition when several."""
+    values: dict[str, float] = {f"best_valid/{name}": value for name, value in record.valid.items()}
+    for result in record.results:
+        where = f"/{result.condition}" if len(record.results) > 1 else ""
+        values |= {f"test{where}/{name}": value for name, value in result.metrics.items()}
+        for name, (low, high) in result.intervals.items():
+            values |= {f"test{where}/{name}.low": low, f"test{where}/{name}.high": high}
+        for pattern, scores in result.per_pattern.items():
+            values |= {f"pattern{where}/{pattern}/{name}": value for name, value in scores.items()}
+    cost = vars(record.cost)
+    return values | {f"cost/{name}": float(value) for name, value in cost.items() if name != "best_epoch"}
+
+
+def _milliseconds(timestamp: str) -> int | None:
+    try:
+        return int(datetime.fromisoformat(timestamp).timestamp() * 1000)
+    except ValueError:
+        return None
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def send(client: MlflowClient, experiment: str, record: RunRecord, files: Path, token: str) -> str:
+    """Writes one ended run to MLflow; safe to repeat with the same token.
+
+    Args:
+        client: Where to.
+        experiment: Experiment id.
+        record: The record; it is also `files/record.json`.
+        files: Folder whose content becomes the run's artifacts.
+        token: Names this delivery: a complete run with it is not written again, a half-written one is removed.
+
+    Returns:
+        The MLflow run id.
+    """
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+
+    for earlier in search(client, [experiment], f"tags.`{DELIVERY}` = '{token}'"):
+        if is_stored(earlier):
+            _supersede(client, experiment, record.run_id, earlier.info.run_id)
+            return str(earlier.info.run_id)
+        client.delete_run(earlier.info.run_id)
+
+    start = _milliseconds(record.started)
+    end = _milliseconds(record.finished) or start
+    tags = _tags(record) | {DELIVERY: token, "mlflow.note.content": describe(record)[:7000]}
+    with contextlib.suppress(OSError, KeyError, ImportError):
+        tags["mlflow.user"] = getpass.getuser()
+    run = client.create_run(experiment, start_time=start, tags=tags, run_name=run_name(record)[:250])
+    run_id: str = run.info.run_id
+
+    for params in _chunks([Param(key, value) for key, value in _params(record).items()], ENTRIES_PER_CALL):
+        client.log_batch(run_id, params=params)
+    stamp = end or run.info.start_time
+    series = [
+        (name, value, epoch)
+        for epoch, row in enumerate(record.history)
+        for name, value in row.items()
+        if isinstance(value, (int, float))
+    ]
+    final = _final_metrics(record)
+    names = legal_names([*final, *(name for name, _, _ in series)])
+    # MLflow turns infinity into 1.8e308; values that are not finite stay in record.json only.
+    metrics = [Metric(names[name], float(value), stamp, step) for name, value, step in series if math.isfinite(value)]
+    metrics += [Metric(names[name], value, stamp, 0) for name, value in final.items() if math.isfinite(value)]
+    for chunk in _chunks(metrics, METRICS_PER_CALL):
+        client.log_batch(run_id, metrics=chunk)
+
+    # MLflow allows 36 characters for a digest; the whole fingerprint is a tag and in the record.
+    digest = str(record.dataset.get("fingerprint", ""))[:32] or None
+    data = MetaDataset(CodeDatasetSource(tags={}), name=str(record.dataset.get("name", "data")), digest=digest)
+    client.log_inputs(run_id, [DatasetInput(data._to_mlflow_entity(), [InputTag("mlflow.data.context", "training")])])
+    client.log_artifacts(run_id, str(files))
+
+    client.log_batch(run_id, tags=[RunTag(RUN_ID, record.run_id)])
+    client.set_terminated(run_id, _MLFLOW_STATUS.get(record.status, "FAILED"), end)
+    if not is_stored(client.get_run(run_id)):
+        raise TrackingError(f"MLflow did not confirm run {run_id}")
+    _supersede(client, experiment, record.run_id, run_id)
+    return run_id
+
+
+def _supersede(client: MlflowClient, experiment: str, run_id: str, keep: str) -> None:
+    """Retires older runs of the same `run_id`: tagged, then deleted as MLflow does (restorable)."""
+    for run in search(client, [experiment], f"tags.`{RUN_ID}` = '{run_id}'"):
+        if run.info.run_id != keep and is_stored(run):
+            client.set_tag(run.info.run_id, SUPERSEDED, keep)
+            client.delete_run(run.info.run_id)
+
+
+def is_stored(run: Run) -> bool:
+    """Whether a run was written to its end and is not retired."""
+    return run.info.status in _ENDED and RUN_ID in run.data.tags and SUPERSEDED not in run.data.tags
+
+
+def search(client: MlflowClient, experiments: Sequence[str], query: str) -> list[Run]:
+    """All runs that match and are not deleted, newest first."""
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(list(experiments), query, max_results=1000, page_token=token)
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found

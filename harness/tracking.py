@@ -1,0 +1,243 @@
+"""MLflow as the record of runs: store them whole, find them again, read them back.
+
+A run reaches MLflow through the outbox (`harness.outbox`): first it is complete on disk, then it is sent, and
+only what MLflow has confirmed leaves the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import outbox
+from harness.config import TrackingConfig
+from harness.errors import TrackingError
+from harness.files import Folders
+from harness.mlflow_store import (
+    RUN_ID,
+    STATUS,
+    connect,
+    ensure_experiment,
+    is_stored,
+    probe,
+    reason,
+    redact,
+    search,
+)
+from harness.progress import say
+from harness.record import RunRecord, Status
+from harness.types import Predictions
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+PREDICTIONS_FILE = "predictions.parquet"
+
+
+def tracking_uri(tracking: TrackingConfig, folders: Folders) -> str:
+    """Where runs are recorded: the config, `$MLFLOW_TRACKING_URI`, else a SQLite database in the home folder.
+
+    The result may hold credentials; show it to people through `redact`.
+    """
+    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{folders.home / 'mlflow.db'}"
+
+
+def experiment_name(tracking: TrackingConfig, dataset: str) -> str:
+    """The configured experiment, else `harness/<data set>`."""
+    return tracking.experiment or f"harness/{dataset}"
+
+
+@dataclass(frozen=True)
+class StoredStatus:
+    """What is known of a run id.
+
+    Attributes:
+        status: Status of its record.
+        mlflow_run_id: Its MLflow run; empty while the record waits in the outbox.
+    """
+
+    status: Status
+    mlflow_run_id: str
+
+
+class OutboxError(TrackingError):
+    """MLflow did not take a record; it waits whole in the outbox.  The message is the warning to show."""
+
+
+@dataclass
+class Tracker:
+    """Writes and finds runs of one experiment.
+
+    Attributes:
+        uri: Tracking URI.
+        experiment: Experiment name.
+        folders: Home and outbox.
+    """
+
+    uri: str
+    experiment: str
+    folders: Folders
+    _client: MlflowClient | None = field(default=None, init=False, repr=False)
+
+    def find(self, run_id: str) -> StoredStatus | None:
+        """Looks an ended run up, in MLflow and in the outbox; a record that waits there is sent if possible.
+
+        Raises:
+            TrackingError: If MLflow cannot be reached and the outbox does not know the run either.
+        """
+        waiting = outbox.entry(self.folders, run_id)
+        if waiting is not None:
+            with contextlib.suppress(TrackingError):
+                self._send(run_id)
+                waiting = None
+        if waiting is not None:
+            return StoredStatus(waiting.record().status, "")
+        try:
+            client = self._connect()
+            experiment = ensure_experiment(client, self.uri, self.experiment, self.folders)
+            runs = search(client, [experiment], f"tags.`{RUN_ID}` = '{run_id}'")
+        except TrackingError:
+            raise
+        except Exception as error:
+            raise TrackingError(f"MLflow at {redact(self.uri)} cannot be read: {reason(error)}.") from error
+        for run in runs:
+            if is_stored(run):
+                return StoredStatus(run.data.tags.get(STATUS, "failed"), run.info.run_id)
+        return None
+
+    def log(self, record: RunRecord, artifacts: Mapping[str, Path]) -> str:
+        """Stores an ended run and retires an older one of the same `run_id`.
+
+        Args:
+            record: The record; `record.json`, `config.yaml` and `environment.json` are made from it.
+            artifacts: Further files by artifact path, e.g. `predictions.parquet`, `mask.parquet`, `mask.json`,
+                `checkpoint/model.safetensors`.
+
+        Returns:
+            The MLflow run id.
+
+        Raises:
+            OutboxError: If MLflow did not take it; the record is safe in the outbox and the message says how
+                to send it.
+        """
+        outbox.put(self.folders, self.experiment, record, artifacts)
+        try:
+            return self._send(record.run_id)
+        except TrackingError as error:
+            raise OutboxError(
+                f"{str(error).rstrip('.')}; the run is kept in {self.folders.outbox / record.run_id}: "
+                "send it later with `harness sync`."
+            ) from error
+
+    def _connect(self) -> MlflowClient:
+        if self._client is None:
+            self._client = connect(self.uri, self.folders)
+        else:
+            probe(self.uri)
+        return self._client
+
+    def _send(self, run_id: str) -> str:
+        return outbox.deliver(self._connect(), self.uri, self.folders, run_id)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run read back from MLflow.
+
+    Attributes:
+        record: The whole record.
+        mlflow_run_id: MLflow's id.
+        experiment_id: MLflow's experiment.
+        uri: Tracking URI it came from.
+        artifact_uri: Where its artifacts are.
+    """
+
+    record: RunRecord
+    mlflow_run_id: str
+    experiment_id: str
+    uri: str = field(default="", repr=False)
+    artifact_uri: str = field(default="", repr=False)
+
+    def predictions(self) -> Predictions:
+        """Reads the predictions per sample; downloaded unless the artifact store is local.
+
+        Raises:
+            DataError: If the run has none.
+        """
+        from harness.predictions import load_predictions
+
+        with _artifact(self.uri, self.mlflow_run_id, self.artifact_uri, PREDICTIONS_FILE) as path:
+            return load_predictions(path)
+
+
+@contextlib.contextmanager
+def _artifact(uri: str, run_id: str, artifact_uri: str, name: str) -> Iterator[Path]:
+    """Path of an artifact: in place for local stores, else a download that goes when the block ends."""
+    parts = urllib.parse.urlsplit(artifact_uri)
+    if parts.scheme in ("", "file"):
+        yield Path(urllib.request.url2pathname(parts.path) if parts.scheme else artifact_uri) / name
+        return
+    import tempfile
+
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield Path(download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=uri))
+        except OSError as error:
+            raise TrackingError(f"artifact {name} of MLflow run {run_id} cannot be read: {reason(error)}.") from error
+
+
+def load_runs(uri: str, *, filters: Mapping[str, str] | None = None) -> list[StoredRun]:
+    """All ended runs of a store, one per `run_id` (the newest), oldest first.
+
+    Args:
+        uri: Tracking URI.
+        filters: `harness.*` tags without the prefix (`method`, `dataset`, `protocol`, `supervision`,
+            `train_seed`, …) that a run must have; a value may list alternatives separated by commas.
+            `experiment` and `run_id` work too.
+
+    Raises:
+        TrackingError: If the store cannot be reached or read.
+    """
+    wanted = {name: {part.strip() for part in text.split(",")} for name, text in (filters or {}).items()}
+    experiment_names = wanted.pop("experiment", None)
+    client = connect(uri)
+    try:
+        experiments: list[str] = []
+        token = None
+        while True:
+            page = client.search_experiments(max_results=1000, page_token=token)
+            experiments += [
+                item.experiment_id for item in page if experiment_names is None or item.name in experiment_names
+            ]
+            token = page.token
+            if not token:
+                break
+        newest: dict[str, Run] = {}
+        for run in search(client, experiments, f"tags.`{RUN_ID}` != ''") if experiments else []:
+            tags = run.data.tags
+            if is_stored(run) and all(tags.get(f"harness.{name}") in values for name, values in wanted.items()):
+                known = newest.get(tags[RUN_ID])
+                if known is None or run.info.end_time > known.info.end_time:
+                    newest[tags[RUN_ID]] = run
+    except Exception as error:
+        raise TrackingError(f"MLflow at {redact(uri)} cannot be read: {reason(error)}.") from error
+    stored = []
+    for run in sorted(newest.values(), key=lambda run: (run.info.start_time, run.info.run_id)):
+        try:
+            with _artifact(uri, run.info.run_id, run.info.artifact_uri, outbox.RECORD_FILE) as path:
+                record = RunRecord.load(path)
+        except Exception as error:
+            # One run written by a newer harness, or with lost artifacts, must not hide a team's other results.
+            say(f"warning: MLflow run {run.info.run_id} is left out: {reason(error)}.")
+            continue
+        stored.append(StoredRun(record, run.info.run_id, run.info.experiment_id, uri, run.info.artifact_uri))
+    return stored
