@@ -19,7 +19,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 RUN_ID = "harness.run_id"
 STATUS = "harness.status"
 DELIVERY = "harness.delivery"
+SENT = "harness.sent"
 SUPERSEDED = "harness.superseded_by"
 
 PROBE_SECONDS = 3.0
@@ -336,7 +337,11 @@ def send(client: MlflowClient, experiment: str, record: RunRecord, files: Path, 
 
     start = _milliseconds(record.started)
     end = _milliseconds(record.finished) or start
-    tags = _tags(record) | {DELIVERY: token, "mlflow.note.content": describe(record)[:7000]}
+    tags = _tags(record) | {
+        DELIVERY: token,
+        SENT: datetime.now(UTC).isoformat(timespec="microseconds"),
+        "mlflow.note.content": describe(record)[:7000],
+    }
     with contextlib.suppress(OSError, KeyError, ImportError):
         tags["mlflow.user"] = getpass.getuser()
     run = client.create_run(experiment, start_time=start, tags=tags, run_name=run_name(record)[:250])

@@ -21,6 +21,7 @@ from harness.errors import TrackingError
 from harness.files import Folders
 from harness.mlflow_store import (
     RUN_ID,
+    SENT,
     STATUS,
     connect,
     ensure_experiment,
@@ -226,7 +227,7 @@ def load_runs(uri: str, *, filters: Mapping[str, str] | None = None) -> list[Sto
             tags = run.data.tags
             if is_stored(run) and all(tags.get(f"harness.{name}") in values for name, values in wanted.items()):
                 known = newest.get(tags[RUN_ID])
-                if known is None or run.info.end_time > known.info.end_time:
+                if known is None or tags.get(SENT, "") > known.data.tags.get(SENT, ""):
                     newest[tags[RUN_ID]] = run
     except Exception as error:
         raise TrackingError(f"MLflow at {redact(uri)} cannot be read: {reason(error)}.") from error
