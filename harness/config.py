@@ -114,7 +114,9 @@ class TrainerConfig:
         patience: Epochs without improvement on `valid` before training stops.
         grad_clip: Largest gradient norm; 0 switches clipping off.
         precision: `no`, `bf16` or `fp16` mixed precision (Accelerate).
-        select_on: Metric on `valid` that chooses the epoch; empty means the task's primary metric.
+        select_on: Metric that chooses the epoch; empty means the task's primary metric.
+        select_split: Split that chooses the epoch: `valid`, or `test` to replay released code that selects on test
+            (the audit reports it).
         cpu_matmul: torch matmul precision on CPU; `medium` lets oneDNN do fp32 products.
     """
 
@@ -128,11 +130,13 @@ class TrainerConfig:
     grad_clip: float = 0.0
     precision: str = "no"
     select_on: str = ""
+    select_split: str = "valid"
     cpu_matmul: str = "medium"
 
     def validate(self) -> None:
         """Checks ranges and choices; raises `UsageError`."""
         check_choice("trainer", "precision", self.precision, ("no", "bf16", "fp16"))
+        check_choice("trainer", "select_split", self.select_split, ("valid", "test"))
         check_choice("trainer", "cpu_matmul", self.cpu_matmul, ("highest", "high", "medium"))
         for option in ("epochs", "batch_size", "eval_batch_size", "patience"):
             check_range("trainer", option, getattr(self, option), 1)

@@ -9,14 +9,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def track(items: Sequence[T] | range, label: str) -> Iterable[T]:
+def track(items: Sequence[T], label: str) -> Iterable[T]:
     """Iterates with a rich progress bar on a terminal, silently elsewhere."""
     if not sys.stderr.isatty() or len(items) < 2:
-        return items  # type: ignore[return-value]
+        return items
     from rich.console import Console
     from rich.progress import track as rich_track
 
-    return rich_track(items, description=label, console=Console(stderr=True), transient=True)  # type: ignore[return-value]
+    return rich_track(items, description=label, console=Console(stderr=True), transient=True)
 
 
 def say(message: str) -> None:

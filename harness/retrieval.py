@@ -85,7 +85,7 @@ class TorchIndex:
         return result.values.numpy(), result.indices.numpy()
 
 
-INDEXES = {"faiss": FaissIndex, "torch": TorchIndex}
+INDEXES: dict[str, type[FaissIndex] | type[TorchIndex]] = {"faiss": FaissIndex, "torch": TorchIndex}
 
 
 class MemoryBank:

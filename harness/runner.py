@@ -13,10 +13,9 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
 
 from harness import audit, registry
 from harness.backbone import Backbone
@@ -404,12 +403,14 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record
     cost.trainable_parameters, cost.total_parameters = count_parameters(method)
 
     def score(logits: FloatArray, view: Any) -> Mapping[str, float]:
-        return evaluate(task, logits, view.labels)
+        values: Mapping[str, float] = evaluate(task, logits, view.labels)
+        return values
 
     fit = FitResult()
     if config.method.trains:
         metric = config.trainer.select_on or task.primary_metric
-        fit = trainer.fit(method, views.train, views.valid, score, metric, is_higher_better(metric))
+        select = views.test if config.trainer.select_split == "test" else views.valid
+        fit = trainer.fit(method, views.train, select, score, metric, is_higher_better(metric))
     else:
         seed_everything(config.train_seed, "predict")
         fit.best_metrics = dict(score(trainer.predict(method, views.valid), views.valid))

@@ -164,11 +164,12 @@ class Trainer:
         """
         config = self.config
         sampler = EpochBatches(len(train), config.batch_size, self.train_seed)
-        loader = DataLoader(train, batch_sampler=sampler, collate_fn=_as_is)  # type: ignore[arg-type]
+        loader: Any = DataLoader(train, batch_sampler=sampler, collate_fn=_as_is)  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW(
             [group for group in method.parameter_groups(config.weight_decay) if group["params"]], lr=config.lr
         )
         total = config.epochs * len(sampler)
+        model: Any
         model, optimizer, loader = self.accelerator.prepare(method, optimizer, loader)
         result = FitResult(selection_looks={select.split: 0})
         best: dict[str, Any] = {"score": -math.inf, "state": trainable_state(method)}

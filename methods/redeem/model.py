@@ -223,8 +223,8 @@ class Redeem(Method):
         """Bank positions and validity `[B, K]` per modality."""
         seed = self.context.train_seed if self.config.neighbours == "random" else None
         joint = self.bank.neighbours(batch, self.config.k, random_seed=seed)
-        index = {name: joint.index for name in self.modalities}
-        found = {name: joint.found for name in self.modalities}
+        index = dict.fromkeys(self.modalities, joint.index)
+        found = dict.fromkeys(self.modalities, joint.found)
         if self.config.retrieval == "per_channel" and seed is None:
             # Complete queries search each modality by itself, so the copies are not pairs (released code).
             rows = batch.present.all(1).nonzero(as_tuple=True)[0]
@@ -259,7 +259,7 @@ class Redeem(Method):
             )
             if self.config.rec_loss == "flagged" and batch.full is not None:
                 losses.append(self._flagged_loss(batch.full, name, rows, rebuilt, known))
-        return torch.stack(losses).sum() if losses else observed.new_zeros(())
+        return torch.stack(losses).mean() if losses else observed.new_zeros(())
 
     def _flagged_loss(self, full: Batch, name: str, rows: Tensor, rebuilt: Tensor, known: Tensor) -> Tensor:
         """Squared error to the embedding of the true values that the protocol lets training see."""
@@ -294,7 +294,7 @@ class Redeem(Method):
             with torch.no_grad():
                 target, real = self.backbone.embed(name, whole.inputs[name].tokens[rows], whole.inputs[name].mask[rows])
             losses.append(_token_error(rebuilt, target, real & known))
-        return torch.stack(losses).sum() / len(losses)
+        return torch.stack(losses).mean()
 
     def _prompts(self, retrieved: Retrieved, batch_size: int) -> tuple[list[Tensor], Tensor | None]:
         """Step 6: prompt tokens `[B, p, d]` in sequence order, label prompt first, and the label prompt `[B, d]`."""
@@ -351,7 +351,7 @@ class Redeem(Method):
         own_tokens, own_mask = items[name]
         flat_index = index.reshape(-1)
         attended = prompter(query, own_tokens[flat_index], own_mask[flat_index])
-        pooled = prompter.output(adaptive_pool(attended, query_mask, self.config.prompt_length))
+        pooled = adaptive_pool(attended, query_mask, self.config.prompt_length)
         return _mean_over_found(pooled.view(batch, k, self.config.prompt_length, -1), found)
 
     def _label_prompt(self, retrieved: Retrieved) -> Tensor:

@@ -142,8 +142,10 @@ class CrossModalAttention(nn.Module):
             mask: `[n, L]` bool.
 
         Returns:
-            `[n, Lq, d]` before pooling and output projection.
+            `[n, Lq, d]`, not yet pooled to prompt length.
         """
         scores = self.query(query) @ self.key(tokens).transpose(1, 2) * self.scale
         scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
-        return scores.softmax(-1) @ self.value(tokens)
+        # Pooling averages, so projecting before it equals the released order (project the pooled tokens).
+        attended: Tensor = self.output(scores.softmax(-1) @ self.value(tokens))
+        return attended
