@@ -235,7 +235,7 @@ def _check_key(key: str, nodes: Mapping[str, PluginConfig], given: Mapping[str, 
             hint = f" Did you mean {' or '.join(prefix + match for match in close)}?" if close else ""
             options = ", ".join(fields) or "(none)"
             raise UsageError(f"unknown key {key!r}: {where} has no option {part!r}.{hint} Options: {options}.")
-        default = fields[part].default_factory
+        default: Any = fields[part].default_factory
         path = f"{path}.{part}" if path else part
         if path in nodes:
             level = nodes[path]

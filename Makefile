@@ -1,0 +1,62 @@
+# Both commands work on a machine that has Python 3.11+, git and make:
+#   make demo    install, run the default benchmark, print the comparison table
+#   make test    install, run the test suite
+# PYTHON chooses the interpreter, EXTRAS and CONSTRAINTS what is installed, e.g. on a machine with a GPU:
+#   make demo EXTRAS=gpu,demo,dev CONSTRAINTS=
+
+PYTHON      ?= python3
+VENV        ?= .venv
+EXTRAS      ?= cpu,demo,dev
+CONSTRAINTS ?= -c constraints-cpu.txt
+PYTEST_ARGS ?=
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# One thread per process: the suite runs two processes, and results do not depend on the number of cores.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help install demo test test-all lint format typecheck clean
+
+help:
+	@echo "make demo       install, run the default benchmark, print the comparison table"
+	@echo "make test       the fast test suite"
+	@echo "make test-all   every test, slow ones too"
+	@echo "make lint       ruff: style, imports, formatting"
+	@echo "make format     ruff: reformat and fix what can be fixed"
+	@echo "make typecheck  mypy, strict"
+	@echo "make clean      remove caches and build products, keep the environment"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py constraints-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: Python 3.11 or newer is needed; name one with PYTHON=..., e.g. make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r
+	@touch $@
+
+demo: $(STAMP)
+	@HARNESS=$(BIN)/harness sh scripts/demo.sh
+
+test: $(STAMP)
+	$(TEST_ENV) $(BIN)/pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(STAMP)
+	$(TEST_ENV) $(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(STAMP)
+	sh scripts/typecheck.sh $(BIN)/mypy
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
