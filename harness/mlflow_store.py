@@ -243,7 +243,7 @@ def _tags(record: RunRecord) -> dict[str, str]:
         "dataset_fingerprint": str(record.dataset.get("fingerprint", "")),
         "protocol": str(record.protocol.get("name", "")),
         "supervision": str(record.protocol.get("supervision", "")),
-        "mask_fingerprint": str(record.protocol.get("fingerprint", "")),
+        "mask_fingerprint": str(record.protocol.get("mask_fingerprint", "")),
         "status": record.status,
         "oracle": str(record.oracle).lower(),
         "reference": record.reference or "",

@@ -1,0 +1,212 @@
+"""Is the difference real: paired bootstrap over seeds and test samples, exact McNemar, Holm.
+
+Everything compares predictions about the same samples under the same masks.  numpy and scipy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import DataError
+from harness.progress import track
+from harness.types import Predictions
+
+Metric = Callable[[npt.NDArray[np.float32], npt.NDArray[Any]], float]
+Floats = npt.NDArray[np.float64]
+
+#: Draws when a metric is a mean over samples, and otherwise (every draw then evaluates the metric itself).
+MEAN_DRAWS = 10_000
+METRIC_DRAWS = 2_000
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods on the same test samples.
+
+    Attributes:
+        score_a: Mean over the seeds of method a.
+        score_b: Mean over the seeds of method b.
+        difference: `score_a - score_b`.
+        low: Lower end of the 95 % percentile interval of the difference.
+        high: Upper end.
+        p: Two-sided bootstrap p-value of no difference.
+        seeds: Number of runs of a and of b.
+        samples: Number of test samples.
+        mcnemar: Exact McNemar p-value; only for the accuracy of one run each.
+    """
+
+    score_a: float
+    score_b: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    seeds: tuple[int, int]
+    samples: int
+    mcnemar: float | None
+
+
+def same_samples(runs: Sequence[Predictions]) -> None:
+    """Checks that all predictions are about the same samples in the same order.
+
+    Raises:
+        DataError: If ids or labels differ.
+    """
+    for run in runs[1:]:
+        if run.ids != runs[0].ids or not np.array_equal(run.labels, runs[0].labels):
+            raise DataError("these predictions are not about the same test samples; they cannot be compared in pairs.")
+
+
+def _per_sample(metric: Metric, run: Predictions) -> Floats | None:
+    """`[N]` values whose mean is the metric, or None: right answers are tried and must give it exactly."""
+    if run.labels.ndim == 1 and run.labels.dtype.kind in "iu":
+        right = (run.logits.argmax(axis=1) == run.labels).astype(np.float64)
+        if abs(right.mean() - metric(run.logits, run.labels)) < 1e-12:
+            return right
+    return None
+
+
+def _sample_means(metric: Metric, rows: Sequence[Sequence[Predictions]]) -> list[Floats] | None:
+    """Per method `[N, seeds]` values whose column means are the metric, or None if it is no such mean."""
+    tables = []
+    for row in rows:
+        parts = [_per_sample(metric, run) for run in row]
+        values = [part for part in parts if part is not None]
+        if len(values) < len(parts):
+            return None
+        tables.append(np.stack(values, axis=1))
+    return tables
+
+
+def bootstrap(metric: Metric, rows: Sequence[Sequence[Predictions]], *, seed: int = 0, draws: int = 0) -> Floats:
+    """Hierarchical bootstrap of the seed-averaged score of several methods, paired over samples.
+
+    Each draw resamples the test samples once for all methods and, for each method by itself, its seeds: so
+    differences between columns are paired over samples and carry the variance of training too.
+
+    Args:
+        metric: `(logits, labels) -> score`.
+        rows: Per method the predictions of its runs (seeds), all about the same samples.
+        seed: Of the resampling.
+        draws: Number R of draws; 0 takes `MEAN_DRAWS` or `METRIC_DRAWS`.
+
+    Returns:
+        `[R, rows]` float64; NaN where a resample leaves the metric undefined.
+
+    Raises:
+        DataError: If the predictions are not about the same samples.
+    """
+    same_samples([run for row in rows for run in row])
+    rng = np.random.default_rng(seed)
+    means = _sample_means(metric, rows)
+    draws = draws or (METRIC_DRAWS if means is None else MEAN_DRAWS)
+    count = len(rows[0][0].ids)
+    result = np.empty((draws, len(rows)))
+    starts = range(0, draws, _CHUNK)
+    for start in starts if means is not None else track(starts, "bootstrap"):
+        size = min(_CHUNK, draws - start)
+        picks = rng.integers(count, size=(size, count))
+        weights = np.stack([np.bincount(pick, minlength=count) for pick in picks]) / count
+        for column, row in enumerate(rows):
+            if means is not None:
+                scores = weights @ means[column]
+            else:
+                scores = np.array([[metric(run.logits[pick], run.labels[pick]) for run in row] for pick in picks])
+            chosen = rng.integers(len(row), size=(size, len(row)))
+            result[start : start + size, column] = np.take_along_axis(scores, chosen, axis=1).mean(axis=1)
+    return result
+
+
+def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
+    """Percentile interval of the finite draws; None when there is none."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return None
+    low, high = np.percentile(finite, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
+
+
+def bootstrap_p(differences: Floats) -> float:
+    """Two-sided p-value that the difference is zero: twice the share of draws on the far side of zero.
+
+    One draw is added to either count, so that p is never zero: it cannot fall below `2 / (R + 1)`.
+    """
+    finite = differences[np.isfinite(differences)]
+    tail = min(int((finite <= 0).sum()), int((finite >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (len(finite) + 1))
+
+
+def mcnemar(right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]) -> float:
+    """Exact McNemar test: p-value that a and b err equally often, from the samples on which one alone is right."""
+    from scipy.stats import binomtest
+
+    only_a = int((right_a & ~right_b).sum())
+    only_b = int((right_b & ~right_a).sum())
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: p-values that keep the family-wise error below the level they are read at."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for position, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - position) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def compare(metric: Metric, a: Sequence[Predictions], b: Sequence[Predictions], *, seed: int = 0) -> Comparison:
+    """Compares two methods, each with the predictions of one or more seeds.
+
+    Raises:
+        DataError: If the predictions are not about the same samples.
+    """
+    draws = bootstrap(metric, [a, b], seed=seed)
+    score_a, score_b = (float(np.mean([metric(run.logits, run.labels) for run in runs])) for runs in (a, b))
+    differences = draws[:, 0] - draws[:, 1]
+    low, high = interval(differences) or (float("nan"), float("nan"))
+    exact = None
+    if len(a) == len(b) == 1:
+        right = [_per_sample(metric, runs[0]) for runs in (a, b)]
+        if right[0] is not None and right[1] is not None:
+            exact = mcnemar(right[0] > 0, right[1] > 0)
+    return Comparison(
+        score_a,
+        score_b,
+        score_a - score_b,
+        low,
+        high,
+        bootstrap_p(differences),
+        (len(a), len(b)),
+        len(a[0].ids),
+        exact,
+    )
+
+
+def ranks(scores: Sequence[float], draws: Floats, *, higher_is_better: bool, level: float = 0.05) -> list[int]:
+    """Rank of each method: one more than the number of methods that are significantly better.
+
+    All pairs are tested (paired bootstrap), p-values adjusted by Holm.  Equal ranks are ties: nothing says
+    which of the two is better.
+
+    Args:
+        scores: One per method.
+        draws: `[R, methods]` from `bootstrap`.
+        higher_is_better: Direction of the metric.
+        level: Family-wise error.
+    """
+    pairs = [(i, j) for i in range(len(scores)) for j in range(i + 1, len(scores))]
+    adjusted = holm([bootstrap_p(draws[:, i] - draws[:, j]) for i, j in pairs])
+    result = [1] * len(scores)
+    for (i, j), p in zip(pairs, adjusted, strict=True):
+        if p < level:
+            worse = i if (scores[i] < scores[j]) == higher_is_better else j
+            result[worse] += 1
+    return result

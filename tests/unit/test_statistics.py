@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.errors import DataError
+from harness.reports.statistics import (
+    bootstrap,
+    bootstrap_p,
+    compare,
+    holm,
+    interval,
+    mcnemar,
+    ranks,
+)
+from harness.testing.records import make_predictions
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_mcnemar_is_the_binomial_test_on_discordant_pairs() -> None:
+    right_a = np.array([True] * 10 + [False] * 2 + [True] * 50)
+    right_b = np.array([False] * 10 + [True] * 2 + [True] * 50)
+    assert mcnemar(right_a, right_b) == pytest.approx(2 * stats.binom.cdf(2, 12, 0.5))
+    assert mcnemar(right_a, right_a) == 1.0
+
+
+def test_bootstrap_interval_agrees_with_scipy() -> None:
+    run = make_predictions(0.8, 400)
+    low, high = interval(bootstrap(accuracy, [[run]])[:, 0]) or (0.0, 0.0)
+    right = (run.logits.argmax(axis=1) == run.labels).astype(float)
+    other = stats.bootstrap((right,), np.mean, n_resamples=9999, method="percentile", rng=1).confidence_interval
+    assert (low, high) == pytest.approx((other.low, other.high), abs=0.004)
+
+
+def test_any_metric_equals_the_fast_path() -> None:
+    runs = [[make_predictions(0.8, 60, seed=seed) for seed in range(3)], [make_predictions(0.6, 60)]]
+    fast = bootstrap(accuracy, runs, draws=600)
+    # A metric that is accuracy in another unit cannot take the fast path.
+    slow = bootstrap(lambda logits, labels: 100 * accuracy(logits, labels), runs, draws=600)
+    np.testing.assert_allclose(slow, 100 * fast)
+
+
+def test_several_seeds_widen_the_interval_by_the_variance_of_training() -> None:
+    steady = [make_predictions(0.8, 400, seed=0)] * 5
+    shaky = [make_predictions(0.8 + step, 400, seed=0) for step in (-0.15, -0.1, 0.0, 0.1, 0.15)]
+    draws = bootstrap(accuracy, [steady, shaky])
+    widths = [np.subtract(*(interval(draws[:, column]) or (0, 0))[::-1]) for column in range(2)]
+    expected = 2 * 1.96 * np.sqrt(0.8 * 0.2 / 400)
+    assert widths[0] == pytest.approx(expected, rel=0.08)
+    assert widths[1] > 1.8 * widths[0]
+
+
+def test_pairing_sees_what_unpaired_intervals_hide() -> None:
+    # b errs wherever a errs and on 12 samples more: overlapping intervals, yet a is surely better.
+    a, b = make_predictions(0.80, 400, seed=3), make_predictions(0.77, 400, seed=3)
+    result = compare(accuracy, [a], [b])
+    assert result.difference == pytest.approx(0.03)
+    assert result.low > 0
+    assert result.p < 0.001
+    assert result.mcnemar == pytest.approx(2 * 0.5**12)
+    assert (result.seeds, result.samples) == ((1, 1), 400)
+    unpaired = compare(accuracy, [make_predictions(0.80, 400, seed=3)], [make_predictions(0.77, 400, seed=9)])
+    assert unpaired.low < 0 < unpaired.high
+    assert unpaired.p > 0.05
+
+
+def test_no_difference_is_no_difference() -> None:
+    run = make_predictions(0.8)
+    result = compare(accuracy, [run], [run])
+    assert (result.difference, result.low, result.high, result.p, result.mcnemar) == (0.0, 0.0, 0.0, 1.0, 1.0)
+    assert compare(accuracy, [run, run], [run]).mcnemar is None
+
+
+def test_p_is_uniform_enough_under_no_difference() -> None:
+    rng = np.random.default_rng(0)
+    rejected = 0
+    for _ in range(200):
+        differences = rng.choice([-1.0, 0.0, 1.0], p=[0.1, 0.8, 0.1], size=300)
+        draws = differences[rng.integers(300, size=(1000, 300))].mean(axis=1)
+        rejected += bootstrap_p(draws) < 0.05
+    assert 2 <= rejected <= 20
+
+
+def test_undefined_draws_are_left_out() -> None:
+    draws = np.array([np.nan, 0.2, 0.4, np.nan])
+    assert interval(draws) == pytest.approx((0.205, 0.395))
+    assert interval(np.array([np.nan])) is None
+
+
+def test_ranks_tie_what_cannot_be_told_apart() -> None:
+    accuracies = [0.9, 0.895, 0.7, 0.5]
+    runs = [[make_predictions(value, 400, seed=seed)] for seed, value in enumerate(accuracies)]
+    draws = bootstrap(accuracy, runs)
+    assert ranks(accuracies, draws, higher_is_better=True) == [1, 1, 3, 4]
+    assert ranks([1 - value for value in accuracies], 1 - draws, higher_is_better=False) == [1, 1, 3, 4]
+    assert ranks([0.9], draws[:, :1], higher_is_better=True) == [1]
+
+
+def test_other_samples_are_refused() -> None:
+    with pytest.raises(DataError, match="not about the same test samples"):
+        compare(accuracy, [make_predictions(0.8, 100)], [make_predictions(0.8, 101)])
