@@ -55,6 +55,21 @@ class Retrieved:
         return tokens[index], mask[index], self.found[name][rows]
 
 
+@dataclass
+class Drop:
+    """Complete training samples with one modality hidden, for the reconstruction loss.
+
+    Attributes:
+        batch: The n samples as they look after the drop.
+        rows: `[n]` their rows in the original batch.
+        hidden: `[n, M]` bool, one True per row.
+    """
+
+    batch: Batch
+    rows: Tensor
+    hidden: Tensor
+
+
 class Redeem(Method):
     """REDEEM (KDD 2025); see `RedeemConfig` for the options and card.md for what is faithful.
 
@@ -142,25 +157,31 @@ class Redeem(Method):
 
     def training_step(self, batch: Batch) -> StepOutput:
         """Task loss plus weighted reconstruction loss (step 8)."""
-        logits, flagged_loss = self._forward(batch)
+        declared = "reconstruction" in self.config.loss_terms()
+        drop = self._draw_drop(batch) if declared and self.config.rec_loss == "simulated" else None
+        logits, rebuilt_loss = self._forward(batch, drop)
         terms = {"task": self.task_loss(logits, batch.labels)}
         loss = terms["task"]
-        if "reconstruction" in self.config.loss_terms():
-            simulated = self.config.rec_loss == "simulated"
-            terms["reconstruction"] = self._simulated_loss(batch) if simulated else flagged_loss
-            loss = loss + self.config.rec_weight * terms["reconstruction"]
+        if declared:
+            terms["reconstruction"] = rebuilt_loss
+            loss = loss + self.config.rec_weight * rebuilt_loss
         return StepOutput(loss, terms)
 
     def predict_step(self, batch: Batch) -> Tensor:
         """Logits `[B, C]`."""
-        return self._forward(batch)[0]
+        return self._forward(batch, None)[0]
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits `[B, C]` and, with `rec_loss=flagged` in training, the loss on flagged samples."""
+    def _forward(self, batch: Batch, drop: Drop | None) -> tuple[Tensor, Tensor]:
+        """Logits `[B, C]` and, in training, the reconstruction loss."""
         embedded = self._embed(batch)
-        retrieved = self._retrieve(batch)
+        retrieved, for_drop = self._retrieve(batch, drop)
         observed = self._pooled(embedded, batch.present)
-        loss = self._fill_missing(batch, embedded, observed, retrieved)
+        loss = observed.new_zeros(())
+        if drop is not None and for_drop is not None:
+            loss = self._simulated_loss(drop, embedded, for_drop)
+        flagged = self._fill_missing(batch, embedded, observed, retrieved)
+        if self.config.rec_loss == "flagged":
+            loss = flagged
         hidden, mask = self.backbone.assemble(embedded)
         prompts, label_prompt = self._prompts(retrieved, len(batch))
         shift = sum(prompt.shape[1] for prompt in prompts)
@@ -201,23 +222,25 @@ class Redeem(Method):
             means.append(masked_mean(tokens, mask))
         return masked_mean(torch.stack(means, 1), present)
 
-    def _retrieve(self, batch: Batch) -> Retrieved:
-        """Step 2: neighbours of every sample and their embedded tokens; each distinct item is embedded once."""
-        index, found = self._search(batch)
-        stacked = torch.stack([index[name] for name in self.modalities])
-        distinct, inverse = torch.unique(stacked.clamp(min=0), return_inverse=True)
+    def _retrieve(self, batch: Batch, drop: Drop | None) -> tuple[Retrieved, Retrieved | None]:
+        """Step 2: neighbours of every sample and of the simulated drops; each distinct item is embedded once."""
+        queries = [batch] if drop is None else [batch, drop.batch]
+        searched = [self._search(query) for query in queries]
+        every = torch.cat([index[name].reshape(-1) for index, _ in searched for name in self.modalities])
+        distinct, inverse = torch.unique(every.clamp(min=0), return_inverse=True)
         items = {
             name: self.backbone.embed(name, tokens, mask)
             for name, (tokens, mask) in self.bank.payload(distinct).items()
         }
         giver = self._label_giver()
-        return Retrieved(
-            items,
-            dict(zip(self.modalities, inverse, strict=True)),
-            found,
-            self.bank.labels(index[giver]),
-            found[giver],
-        )
+        results, start = [], 0
+        for query, (index, found) in zip(queries, searched, strict=True):
+            local = {}
+            for name in self.modalities:
+                local[name] = inverse[start : start + index[name].numel()].view(len(query), -1)
+                start += index[name].numel()
+            results.append(Retrieved(items, local, found, self.bank.labels(index[giver]), found[giver]))
+        return results[0], results[1] if drop is not None else None
 
     def _search(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Bank positions and validity `[B, K]` per modality."""
@@ -272,28 +295,28 @@ class Redeem(Method):
             target, real = self.backbone.embed(name, part.tokens[truth], part.mask[truth])
         return _token_error(rebuilt[available], target, real & known[available])
 
-    def _simulated_loss(self, batch: Batch) -> Tensor:
-        """Step 5: hides one random modality of each complete sample and reconstructs it."""
-        complete = batch.present.all(1).nonzero(as_tuple=True)[0]
-        columns = [self.modalities.index(name) for name in self.targets]
-        if not len(complete) or len(self.modalities) < 2:
-            return batch.present.new_zeros((), dtype=torch.float32)
-        whole = batch.select(complete)
-        draw = torch.tensor(columns, device=batch.device)[torch.randint(len(columns), (len(complete),))]
-        hidden = torch.zeros_like(whole.present)
-        hidden[torch.arange(len(complete), device=batch.device), draw] = True
-        dropped = whole.without(hidden)
-        observed = self._pooled(self._embed(dropped), dropped.present)
-        retrieved = self._retrieve(dropped)
+    def _draw_drop(self, batch: Batch) -> Drop | None:
+        """Chooses one modality to hide from each complete sample of the batch; None when there is no such sample."""
+        rows = batch.present.all(1).nonzero(as_tuple=True)[0]
+        if not len(rows):
+            return None
+        columns = torch.tensor([self.modalities.index(name) for name in self.targets], device=batch.device)
+        draw = columns[torch.randint(len(columns), (len(rows),)).to(batch.device)]
+        hidden = torch.nn.functional.one_hot(draw, len(self.modalities)).bool()
+        return Drop(batch.select(rows).without(hidden), rows, hidden)
+
+    def _simulated_loss(self, drop: Drop, embedded: Embedded, retrieved: Retrieved) -> Tensor:
+        """Step 5: reconstructs the hidden modality of complete samples from what is left of them."""
+        whole = {name: (tokens[drop.rows], mask[drop.rows]) for name, (tokens, mask) in embedded.items()}
+        observed = self._pooled(whole, drop.batch.present)
         losses = []
         for column, name in enumerate(self.modalities):
-            rows = hidden[:, column].nonzero(as_tuple=True)[0]
+            rows = drop.hidden[:, column].nonzero(as_tuple=True)[0]
             if not len(rows):
                 continue
             rebuilt, known = self.generators[name](observed[rows], *retrieved.copies(name, rows))
-            with torch.no_grad():
-                target, real = self.backbone.embed(name, whole.inputs[name].tokens[rows], whole.inputs[name].mask[rows])
-            losses.append(_token_error(rebuilt, target, real & known))
+            tokens, real = whole[name]
+            losses.append(_token_error(rebuilt, tokens[rows].detach(), real[rows] & known))
         return torch.stack(losses).mean()
 
     def _prompts(self, retrieved: Retrieved, batch_size: int) -> tuple[list[Tensor], Tensor | None]:
