@@ -7,14 +7,18 @@ A family is registered under its own name and parses the run names that belong t
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import ClassVar, Self
 
 import numpy as np
 
-from harness.errors import UsageError
+from harness.errors import UnknownNameError, UsageError
 from harness.plugin import PluginConfig
 from harness.types import BoolArray, DataTable, IntArray, Split
 
@@ -25,10 +29,13 @@ class Protocol(PluginConfig, ABC):
 
     Attributes:
         examples: Names that the family parses, for `harness list protocols` and the contract tests.
+        fallback: True for a family whose names have an open part, like `<modality>_<rate>`; it is asked after
+            all others, so that it does not take their names.
     """
 
     card: ClassVar[str] = ""
     examples: ClassVar[tuple[str, ...]] = ()
+    fallback: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -68,23 +75,23 @@ def hash_order(ids: Sequence[str], mask_seed: int, split: str, salt: str) -> Int
 
 
 def parse_protocol(name: str) -> Protocol:
-    """Asks every registered family for `name`.
+    """Asks every registered family for `name`, those with an open name last.
 
     Raises:
         UsageError: If no family knows the name (with examples and suggestions), or a family rejects a value.
     """
     from harness import registry
-    from harness.errors import UnknownNameError
 
-    examples: list[str] = []
+    families: list[type[Protocol]] = []
     for entry in registry.protocols:
         family = registry.protocols.get(entry.name)
         assert issubclass(family, Protocol)
+        families.append(family)
+    for family in sorted(families, key=lambda family: family.fallback):
         parsed = family.parse(name)
         if parsed is not None:
             return parsed
-        examples.extend(family.examples)
-    raise UnknownNameError("protocol", name, examples)
+    raise UnknownNameError("protocol", name, [example for family in families for example in family.examples])
 
 
 def parse_rate(text: str, name: str) -> float:
@@ -93,10 +100,19 @@ def parse_rate(text: str, name: str) -> float:
     Raises:
         UsageError: If it is not a number between 0 and 1.
     """
-    try:
-        rate = float(text)
-    except ValueError:
-        raise UsageError(f"protocol {name!r}: {text!r} is not a rate; write e.g. 0.7.") from None
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE):
+        raise UsageError(f"protocol {name!r}: {text!r} is not a rate; write e.g. 0.7.")
+    rate = float(text)
     if not 0.0 <= rate <= 1.0:
         raise UsageError(f"protocol {name!r}: rate {text} lies outside 0 to 1; rates are shares, e.g. 0.7 for 70 %.")
-    return rate
+    return abs(rate)  # "-0" is 0
+
+
+def format_rate(rate: float) -> str:
+    """The shortest decimal that reads back as `rate`, as canonical names write it: `0.7`, `0`, `1`."""
+    return f"{Decimal(repr(rate)):f}".removesuffix(".0")
+
+
+def share_of(rate: float, total: int) -> int:
+    """`floor(rate * total)` for the rate as it is written: 0.29 of 100 is 29, which floating point makes 28."""
+    return math.floor(Fraction(repr(rate)) * total)
