@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from harness import registry
 from harness.config import NOT_IDENTITY, MethodConfig, RunConfig
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 T = TypeVar("T", bound=PluginConfig)
+C = TypeVar("C")
 
 #: Config groups: the part of a `RunConfig` that a registered plugin fills, and what is used when none is named.
 GROUPS: Mapping[str, tuple[Registry[PluginConfig], str | None]] = {
@@ -35,7 +36,7 @@ _SCHEMA, _PRIMARY = "harness_schema", "harness_run"
 
 
 def compose(overrides: Sequence[str]) -> list[RunConfig]:
-    """Resolves overrides in Hydra's grammar to the cells that they describe.
+    """Resolves overrides in Hydra's grammar to the runs that they describe.
 
     Args:
         overrides: E.g. `["method=redeem,zero_fill", "method.preset=official", "train_seed=0,1,2"]`.  A comma
@@ -47,11 +48,33 @@ def compose(overrides: Sequence[str]) -> list[RunConfig]:
     Raises:
         UsageError: One line about the first unknown name or key, wrong type, bad value or bad grammar.
     """
+    configs = compose_as(RunConfig, overrides)
+    for config in configs:
+        config.protocol = parse_protocol(config.protocol).name
+        for encoder in config.encoders.values():
+            registry.encoders.get(encoder)
+        config.validate()
+    return configs
+
+
+def compose_as(schema: type[C], overrides: Sequence[str]) -> list[C]:
+    """Resolves overrides to instances of another config dataclass, e.g. the part of a run that a command needs.
+
+    Args:
+        schema: A dataclass; its fields named in `GROUPS` are filled by registered plugins.
+        overrides: See `compose`.
+
+    Returns:
+        One config per cell of the grid; not validated beyond names and types.
+
+    Raises:
+        UsageError: See `compose`.
+    """
     from hydra import initialize
 
     cells = list(_cells(_parse(overrides)))
     with initialize(config_path=None, version_base="1.3"):
-        return [_compose_cell(cell) for cell in cells]
+        return [_compose_cell(cell, schema) for cell in cells]
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -163,43 +186,38 @@ def _cells(overrides: Sequence[Override]) -> Iterator[list[tuple[str, str]]]:
         yield list(cell)
 
 
-def _compose_cell(cell: Sequence[tuple[str, str]]) -> RunConfig:
+def _compose_cell(cell: Sequence[tuple[str, str]], schema: type[C]) -> C:
     from hydra import compose as hydra_compose
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    groups = [field.name for field in dataclasses.fields(cast(Any, schema)) if field.name in GROUPS]
     given = {key: _unquoted(text) for key, text in cell}
-    store = ConfigStore.instance()
     nodes: dict[str, PluginConfig] = {}
-    for group, (plugins, default) in GROUPS.items():
+    for group in groups:
+        plugins, default = GROUPS[group]
         name = given.get(group, default)
         if name is None:
             raise UsageError(f"name a {group}: {group}=NAME. Available: {', '.join(plugins.names())}.")
         given[group] = name
         nodes[group] = _from_preset(_dataclass(plugins.get(name)), given.get(f"{group}.preset"))
     for key in given:
-        _check_key(key, nodes, given)
+        _check_key(key, schema, nodes, given)
 
+    store = ConfigStore.instance()
+    lines = [f"{'++' if key.startswith('encoders.') else ''}{key}={text}" for key, text in cell if key not in nodes]
     try:
         for group, node in nodes.items():
             store.store(group=group, name=given[group], node=node)
-        store.store(name=_SCHEMA, node=RunConfig)
-        defaults = [_SCHEMA, *({group: given[group]} for group in GROUPS), "_self_"]
+        store.store(name=_SCHEMA, node=schema)
+        defaults = [_SCHEMA, *({group: given[group]} for group in groups), "_self_"]
         store.store(name=_PRIMARY, node={"defaults": defaults})
-        lines = [
-            f"{'++' if key.startswith('encoders.') else ''}{key}={text}" for key, text in cell if key not in GROUPS
-        ]
-        composed = hydra_compose(config_name=_PRIMARY, overrides=lines)
-        config = OmegaConf.to_object(composed)
+        config = OmegaConf.to_object(hydra_compose(config_name=_PRIMARY, overrides=lines))
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_explain(error, cell)) from error
-    assert isinstance(config, RunConfig)
-    config.protocol = parse_protocol(config.protocol).name
-    for encoder in config.encoders.values():
-        registry.encoders.get(encoder)
-    config.validate()
+    assert isinstance(config, schema)
     return config
 
 
@@ -218,9 +236,9 @@ def _from_preset(config: type[T], preset: str | None) -> T:
     return node
 
 
-def _check_key(key: str, nodes: Mapping[str, PluginConfig], given: Mapping[str, str]) -> None:
+def _check_key(key: str, schema: type, nodes: Mapping[str, PluginConfig], given: Mapping[str, str]) -> None:
     """Walks the dataclasses along a dotted key; raises with neighbours and the options of that level."""
-    level: Any = RunConfig
+    level: Any = schema
     path = ""
     for part in key.split("."):
         if level is None:
@@ -229,12 +247,12 @@ def _check_key(key: str, nodes: Mapping[str, PluginConfig], given: Mapping[str, 
             return
         fields = {field.name: field for field in dataclasses.fields(level)}
         if part not in fields:
-            where = f"{path} {given[path]!r}" if path in nodes else path or "a run"
+            where = f"{path} {given[path]!r} has" if path in nodes else f"{path} has" if path else "there is"
             close = difflib.get_close_matches(part, fields, n=3, cutoff=0.5)
             prefix = f"{path}." if path else ""
             hint = f" Did you mean {' or '.join(prefix + match for match in close)}?" if close else ""
             options = ", ".join(fields) or "(none)"
-            raise UsageError(f"unknown key {key!r}: {where} has no option {part!r}.{hint} Options: {options}.")
+            raise UsageError(f"unknown key {key!r}: {where} no option {part!r}.{hint} Options: {options}.")
         default: Any = fields[part].default_factory
         path = f"{path}.{part}" if path else part
         if path in nodes:
