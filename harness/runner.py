@@ -26,9 +26,9 @@ from harness.errors import HarnessError, TrackingError, UsageError
 from harness.features import FeatureArray, FeatureStore
 from harness.files import Folders, atomic_write, ensure_folder, file_sha256
 from harness.identity import run_id
-from harness.masking import MaskTable, observe
+from harness.masking import MaskTable, ObservedDataset, observe
 from harness.method import Method, MethodContext
-from harness.metrics import is_higher_better, metric_versions
+from harness.metrics import is_higher_better, metric_for, metric_versions, metrics_for
 from harness.predictions import load_predictions, save_predictions
 from harness.progress import say
 from harness.protocol import Protocol, parse_protocol
@@ -187,6 +187,8 @@ def resolve(config: RunConfig, workspace: Workspace) -> Cell:
     method: MethodConfig = config.method
     table = workspace.table(config.dataset)
     method.validate_for(table.spec.modality_names)
+    if config.trainer.select_on:
+        metric_for(table.spec.task, config.trainer.select_on)
     if method.needs_complete_supervision() and config.supervision != "complete":
         raise UsageError(
             f"method.preset={method.preset} of {registry.methods.name_of(type(method))} reads true values of missing "
@@ -215,10 +217,15 @@ def resolve(config: RunConfig, workspace: Workspace) -> Cell:
             dataset_fingerprint=table.spec.fingerprint,
             mask_fingerprint=f"{masks.fingerprint}:{shown.fingerprint}",
             plugins=plugins,
-            metrics=metric_versions(table.spec.task),
+            metrics=metric_versions(table.spec.task, _replays(config)),
         ),
         plugins,
     )
+
+
+def _replays(config: RunConfig) -> bool:
+    """Whether metrics that only replay released code are computed beside the correct ones."""
+    return bool(config.method.preset == "official")
 
 
 def run_cells(configs: Sequence[RunConfig]) -> list[Outcome]:
@@ -376,7 +383,7 @@ def _new_record(cell: Cell) -> RunRecord:
         backbone=registry.backbones.name_of(type(config.backbone)) if method.uses_backbone else "",
         primary_metric=task.primary_metric,
         higher_is_better=is_higher_better(task.primary_metric),
-        metric_versions=metric_versions(task),
+        metric_versions=metric_versions(task, _replays(config)),
         fingerprints=dict(cell.plugins),
         environment=describe_environment(),
         started=_now(),
@@ -402,13 +409,13 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record
     cost = Cost(prepare_seconds=time.perf_counter() - started)
     cost.trainable_parameters, cost.total_parameters = count_parameters(method)
 
-    def score(logits: FloatArray, view: Any) -> Mapping[str, float]:
-        values: Mapping[str, float] = evaluate(task, logits, view.labels)
-        return values
+    metric = config.trainer.select_on or task.primary_metric
+
+    def score(logits: FloatArray, view: ObservedDataset) -> Mapping[str, float]:
+        return evaluate(task, logits, view.labels, sorted({metric, task.primary_metric}))
 
     fit = FitResult()
     if config.method.trains:
-        metric = config.trainer.select_on or task.primary_metric
         select = views.test if config.trainer.select_split == "test" else views.valid
         fit = trainer.fit(method, views.train, select, score, metric, is_higher_better(metric))
     else:
@@ -473,7 +480,7 @@ def _build_backbone(config: RunConfig, features: Mapping[str, FeatureArray]) -> 
 def _score(cell: Cell, predictions: Predictions) -> ConditionResult:
     """Metrics overall and per pattern, with the bootstrap interval of the primary metric."""
     task = cell.table.spec.task
-    overall, per_pattern, counts = evaluate_predictions(task, predictions)
+    overall, per_pattern, counts = evaluate_predictions(task, predictions, metrics_for(task, _replays(cell.config)))
     interval = bootstrap_interval(
         task, task.primary_metric, predictions.logits, predictions.labels, seed=cell.config.eval_seed
     )
