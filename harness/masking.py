@@ -7,7 +7,6 @@ An `ObservedDataset` applies a table: what is hidden is not in the batches it ha
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.config import canonical_json
+from harness.config import digest_of
 from harness.errors import DataError, SupervisionError, UsageError
 from harness.features import FeatureArray
 from harness.files import atomic_write
-from harness.protocol import Protocol
+from harness.protocol import Protocol, parse_protocol
 from harness.types import (
     SPLITS,
     Batch,
@@ -68,7 +67,7 @@ class MaskTable:
         """Draws the table of `protocol` for a data set.
 
         Raises:
-            UsageError: If the protocol would leave a sample without any modality.
+            UsageError: If the protocol does not suit the data set, or would leave a sample without any modality.
         """
         ids: dict[Split, tuple[str, ...]] = {}
         present: dict[Split, BoolArray] = {}
@@ -76,7 +75,13 @@ class MaskTable:
             rows = table.splits[split]
             ids[split] = tuple(table.ids[row] for row in rows)
             available = table.available[rows]
-            present[split] = available & ~protocol.hidden(table, split, mask_seed)
+            hidden = protocol.hidden(table, split, mask_seed)
+            if hidden.shape != available.shape or hidden.dtype != np.bool_:
+                raise UsageError(
+                    f"protocol {protocol.name!r} returned {hidden.dtype} {list(hidden.shape)} for split {split!r}, "
+                    f"expected bool {list(available.shape)}; mend its `hidden`."
+                )
+            present[split] = available & ~hidden
             empty = np.flatnonzero(~present[split].any(axis=1))
             if empty.size:
                 raise UsageError(
@@ -100,23 +105,18 @@ class MaskTable:
 
         Samples are sorted by id, so row order does not matter.
         """
-        digest = hashlib.sha256()
-        digest.update(
-            canonical_json(
-                {
-                    "schema": MASK_SCHEMA,
-                    "dataset": self.dataset,
-                    "dataset_fingerprint": self.dataset_fingerprint,
-                    "modalities": list(self.modalities),
-                }
-            ).encode()
+        return digest_of(
+            {
+                "schema": MASK_SCHEMA,
+                "dataset": self.dataset,
+                "dataset_fingerprint": self.dataset_fingerprint,
+                "modalities": list(self.modalities),
+                "present": {
+                    split: sorted(zip(self.ids[split], self.present[split].astype(int).tolist(), strict=True))
+                    for split in SPLITS
+                },
+            }
         )
-        for split in SPLITS:
-            digest.update(f"\0{split}\0".encode())
-            bits = ["".join("01"[int(value)] for value in row) for row in self.present[split]]
-            for line in sorted(f"{name}\t{code}\n" for name, code in zip(self.ids[split], bits, strict=True)):
-                digest.update(line.encode())
-        return digest.hexdigest()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of samples per split and pattern name."""
@@ -185,6 +185,9 @@ class MaskTable:
         try:
             header = json.loads(side.read_text())
             frame = pd.read_parquet(parquet)
+            strays = set(frame["split"]) - set(SPLITS)
+            if strays:
+                raise ValueError(f"unknown splits {sorted(map(str, strays))}")
             modalities = tuple(header["modalities"])
             table = cls(
                 header["protocol"],
@@ -226,6 +229,19 @@ class MaskTable:
                 raise DataError(f"mask table has other ids than split {split!r} (e.g. {missing[:3] or 'reordered'}).")
             if (self.present[split] & ~table.available[table.splits[split]]).any():
                 raise DataError(f"mask table marks values of split {split!r} present that the data set lacks.")
+
+    def check_draw(self, table: DataTable) -> None:
+        """Draws the table again from its protocol name and seed and compares.
+
+        Raises:
+            DataError: If the draw differs: another protocol or seed than the side file claims, or an imported table.
+            UsageError: If no registered family knows the protocol.
+        """
+        if MaskTable.build(parse_protocol(self.protocol), table, self.mask_seed).fingerprint != self.fingerprint:
+            raise DataError(
+                f"mask table is not what protocol {self.protocol!r} draws for {self.dataset} with "
+                f"mask_seed={self.mask_seed}; its side file was changed, or it comes from elsewhere."
+            )
 
 
 class ObservedDataset:

@@ -1,0 +1,143 @@
+"""Contract of protocols: exact, fair to every split, and the same on every machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from harness.masking import MaskTable
+from harness.protocol import Protocol, parse_protocol, share_of
+from harness.testing.tables import make_table
+from harness.types import SPLITS, BoolArray, DataTable
+
+
+class ProtocolContract:
+    """What every protocol keeps; derive a test class and set `protocol`.
+
+    Attributes:
+        protocol: A name that the family parses.
+        modalities: Modalities of the data sets that it is tried on.
+        incomplete: Share of samples of a complete data set that miss at least one modality, where the name fixes it.
+        golden: `MaskTable.fingerprint` on `make_table(modalities=modalities)` with seed 0; pins the draw for ever.
+    """
+
+    protocol: ClassVar[str]
+    modalities: ClassVar[tuple[str, ...]] = ("text", "image")
+    incomplete: ClassVar[float | None] = None
+    golden: ClassVar[str] = ""
+
+    def parsed(self) -> Protocol:
+        """The protocol under test."""
+        return parse_protocol(self.protocol)
+
+    def build(self, table: DataTable | None = None, mask_seed: int = 0) -> MaskTable:
+        """Its mask table of `table`, or of a small complete data set."""
+        return MaskTable.build(self.parsed(), table or make_table(modalities=self.modalities), mask_seed)
+
+    def test_name_is_canonical(self) -> None:
+        """Parsing the canonical name gives the same protocol and name."""
+        name = self.parsed().name
+        assert parse_protocol(name).name == name
+        assert parse_protocol(name) == self.parsed()
+
+    def test_documented(self) -> None:
+        """Summary, citation, examples and a one-paragraph description are there."""
+        family = type(self.parsed())
+        assert family.summary, "set `summary`"
+        assert family.citation, "set `citation`"
+        assert family.examples, "set `examples`"
+        description = self.parsed().describe()
+        assert len(description) > 20
+        assert "\n" not in description, "describe() is one paragraph"
+
+    def test_shape_and_type(self) -> None:
+        """`hidden` is `[n, M]` bool."""
+        table = make_table(modalities=self.modalities)
+        for split in SPLITS:
+            hidden = self.parsed().hidden(table, split, 0)
+            assert hidden.dtype == np.bool_
+            assert hidden.shape == (len(table.splits[split]), len(self.modalities))
+
+    def test_keeps_a_modality_of_every_sample(self) -> None:
+        """No sample loses everything."""
+        for seed in range(5):
+            masks = self.build(mask_seed=seed)
+            assert all(masks.present[split].any(axis=1).all() for split in SPLITS)
+
+    def test_keeps_a_modality_where_values_lack_naturally(self) -> None:
+        """Nor where values lack naturally, and nothing lacking becomes present."""
+        table = make_table(modalities=self.modalities, available=some_available(len(self.modalities)))
+        masks = self.build(table)
+        for split in SPLITS:
+            available = table.available[table.splits[split]]
+            assert masks.present[split].any(axis=1).all()
+            assert not (masks.present[split] & ~available).any(), "a value that the data set lacks became present"
+
+    def test_exact_rate_in_every_split(self) -> None:
+        """floor(rate x N) samples of each split are incomplete, exactly."""
+        if self.incomplete is None:
+            pytest.skip("the name fixes no share of incomplete samples (`incomplete`)")
+        for sizes in ((40, 20, 30), (1, 1, 1), (101, 7, 33)):
+            masks = self.build(make_table(sizes, self.modalities))
+            for split, size in zip(SPLITS, sizes, strict=True):
+                assert (~masks.present[split].all(axis=1)).sum() == share_of(self.incomplete, size)
+
+    def test_same_seed_same_masks(self) -> None:
+        """The mask seed decides everything."""
+        assert self.build().fingerprint == self.build().fingerprint
+
+    def test_other_seed_other_masks(self) -> None:
+        """The mask seed decides something."""
+        masks = self.build(make_table((400, 200, 300), self.modalities))
+        if all((masks.present[split] == masks.present[split][0]).all() for split in SPLITS):
+            pytest.skip("every sample keeps the same modalities")
+        other = self.build(make_table((400, 200, 300), self.modalities), mask_seed=1)
+        assert masks.fingerprint != other.fingerprint
+
+    def test_row_order_does_not_matter(self) -> None:
+        """The order of the rows does not change which values a sample keeps."""
+        order = np.random.default_rng(0).permutation(90)
+        shuffled = self.build(make_table(modalities=self.modalities, order=order))
+        assert shuffled.fingerprint == self.build().fingerprint
+
+    def test_splits_are_drawn_on_their_own(self) -> None:
+        """New samples in `valid` leave the masks of `train` as they were."""
+        before = self.build(make_table((40, 20, 30), self.modalities))
+        ids = [*(f"s{row:04d}" for row in range(40)), *(f"new{row}" for row in range(55))]
+        after = self.build(make_table((40, 25, 30), self.modalities, ids=ids))
+        assert np.array_equal(before.present["train"], after.present["train"])
+
+    def test_splits_have_independent_streams(self) -> None:
+        """The same ids are drawn differently in different splits."""
+        names = [f"s{row}" for row in range(400)]
+        drawn = []
+        for sizes, split in (((400, 1, 1), "train"), ((1, 400, 1), "valid"), ((1, 1, 400), "test")):
+            first = sizes.index(400)
+            ids = [f"x{row}" for row in range(first)] + names + [f"y{row}" for row in range(2 - first)]
+            drawn.append(self.build(make_table(sizes, self.modalities, ids=ids)).present[split])
+        if all((part == part[0]).all() for part in drawn):
+            pytest.skip("every sample keeps the same modalities")
+        for one, two in ((0, 1), (0, 2), (1, 2)):
+            assert not np.array_equal(drawn[one], drawn[two]), "the same ids are drawn alike in two splits"
+
+    def test_labels_do_not_matter(self) -> None:
+        """Masks do not depend on labels (nor on raw values, which fail when they are read)."""
+        table = make_table(modalities=self.modalities)
+        other = replace(table, labels=1 - table.labels)
+        assert self.build(table).fingerprint == self.build(other).fingerprint
+
+    def test_golden_fingerprint(self) -> None:
+        """The draw is the one that was released."""
+        if not self.golden:
+            pytest.skip(f"not pinned; set golden = {self.build().fingerprint!r}")
+        assert self.build().fingerprint == self.golden, "the draw of a released protocol changed"
+
+
+def some_available(modalities: int, samples: int = 90) -> BoolArray:
+    """`[samples, modalities]` natural presence in which every non-empty pattern occurs, most samples complete."""
+    rows = np.arange(samples)
+    codes = np.where(rows % 3 == 0, rows // 3 % (2**modalities - 1) + 1, 2**modalities - 1)
+    return (codes[:, None] >> np.arange(modalities) & 1).astype(np.bool_)
