@@ -1,0 +1,171 @@
+"""Training: same seed same weights, resumed equals uninterrupted, bad checkpoints and losses are one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness.config import MethodConfig, TrainerConfig
+from harness.errors import TrainingError
+from harness.features import FeatureArray
+from harness.masking import ObservedDataset
+from harness.method import Method, MethodContext
+from harness.trainer import CHECKPOINT, EpochBatches, FitResult, Trainer, _schedule, trainable_state
+from harness.types import Batch, DatasetSpec, FloatArray, ModalitySpec, Split, StepOutput, TaskSpec
+
+SPEC = DatasetSpec(
+    "toy", "1", (ModalitySpec("a", "features"),), TaskSpec("multiclass", 2, ("x", "y"), "accuracy"), "", "", "toy"
+)
+CONFIG = TrainerConfig(epochs=6, batch_size=16, patience=6, lr=0.02)
+
+
+def view(split: Split, size: int = 60, seed: int = 0) -> ObservedDataset:
+    rng = np.random.default_rng([seed, len(split)])
+    labels = rng.integers(0, 2, size)
+    tokens = (rng.normal(size=(size, 2, 4)) + labels[:, None, None]).astype(np.float32)
+    array = FeatureArray(tokens, np.ones((size, 2), np.bool_), tokens.mean(1), np.arange(size))
+    there = np.ones((size, 1), np.bool_)
+    ids = [f"{split}{row}" for row in range(size)]
+    return ObservedDataset(SPEC, split, ids, {"a": array}, np.arange(size), there, there, labels)
+
+
+class Toy(Method):
+    """Dropout and two layers: enough randomness for a resume to go wrong."""
+
+    explode_at = -1
+
+    def __init__(self, config: MethodConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(4, 8), torch.nn.Dropout(0.3), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+        )
+        self.steps = 0
+
+    def predict_step(self, batch: Batch) -> Tensor:
+        logits: Tensor = self.net(batch.inputs["a"].pooled)
+        return logits
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        self.steps += 1
+        loss = self.task_loss(self.predict_step(batch), batch.labels)
+        return StepOutput(loss * float("nan") if self.steps == self.explode_at else loss, {"task": loss})
+
+
+class Killed(Exception):
+    pass
+
+
+def fit(folder: Path | None, seed: int = 0, die_after: int = 10**6, run_id: str = "run") -> tuple[Toy, FitResult]:
+    train, valid = view("train"), view("valid")
+
+    def no_backbone() -> Any:
+        raise AssertionError("not used")
+
+    torch.manual_seed(seed)
+    method = Toy(MethodConfig(), MethodContext(SPEC, train.feature_specs, no_backbone))
+    looks = 0
+
+    def evaluate(logits: FloatArray, split: ObservedDataset) -> Mapping[str, float]:
+        nonlocal looks
+        looks += 1
+        if looks > die_after:
+            raise Killed
+        return {"accuracy": float((logits.argmax(1) == split.labels).mean())}
+
+    trainer = Trainer(CONFIG, seed, "cpu", folder, run_id)
+    return method, trainer.fit(method, train, valid, evaluate, "accuracy")
+
+
+def same(left: Toy, right: Toy) -> bool:
+    a, b = trainable_state(left), trainable_state(right)
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_learns_and_keeps_the_best_epoch() -> None:
+    _, result = fit(None)
+    scores = [epoch["valid/accuracy"] for epoch in result.history]
+    assert result.best_metrics["accuracy"] == max(scores) > 0.8
+    assert scores.index(max(scores)) == result.best_epoch
+    assert result.selection_looks == {"valid": len(result.history)}
+
+
+def test_same_seed_same_weights_other_seed_other_weights() -> None:
+    assert same(fit(None)[0], fit(None)[0])
+    assert not same(fit(None)[0], fit(None, seed=1)[0])
+
+
+@pytest.mark.parametrize("die_after", [1, 3, 5])
+def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path: Path, die_after: int) -> None:
+    whole, expected = fit(None)
+    with pytest.raises(Killed):
+        fit(tmp_path, die_after=die_after)
+    torch.manual_seed(123)
+    resumed, result = fit(tmp_path)
+    assert result.resumed_from == die_after
+    assert same(whole, resumed)
+    assert result.history == expected.history
+    assert result.best_epoch == expected.best_epoch
+
+
+def test_a_finished_checkpoint_trains_no_more(tmp_path: Path) -> None:
+    first, _ = fit(tmp_path)
+    again, result = fit(tmp_path, die_after=0)
+    assert same(first, again)
+    assert result.resumed_from == len(result.history)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    fit(tmp_path)
+    with pytest.raises(TrainingError, match="another configuration") as error:
+        fit(tmp_path, run_id="other")
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    fit(tmp_path)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(TrainingError, match="damaged.*delete it"):
+        fit(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_names_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Toy, "explode_at", 3)
+    with pytest.raises(TrainingError, match=r"loss is nan at step 2, samples train\d+, "):
+        fit(None)
+
+
+def test_patience_stops_training() -> None:
+    train, valid = view("train"), view("valid")
+    method = Toy(MethodConfig(), MethodContext(SPEC, train.feature_specs, lambda: None))  # type: ignore[arg-type,return-value]
+    trainer = Trainer(TrainerConfig(epochs=50, patience=3, batch_size=16), device="cpu")
+    scores = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9])
+    result = trainer.fit(method, train, valid, lambda *_: {"accuracy": next(scores)}, "accuracy")
+    assert len(result.history) == 5
+    assert result.best_epoch == 1
+
+
+def test_batches_depend_on_seed_and_epoch_only() -> None:
+    def draw(seed: int, epoch: int) -> list[list[int]]:
+        sampler = EpochBatches(10, 4, seed)
+        sampler.epoch = epoch
+        return list(sampler)
+
+    assert draw(0, 1) == draw(0, 1)
+    assert draw(0, 1) != draw(0, 2) != draw(1, 2)
+    assert sorted(row for batch in draw(0, 1) for row in batch) == list(range(10))
+    assert [len(batch) for batch in draw(0, 1)] == [4, 4, 2]
+
+
+def test_schedule_rises_then_decays_to_zero() -> None:
+    rates = [_schedule(step, 100, 0.1) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10] == max(rates) == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.02
