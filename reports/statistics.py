@@ -66,7 +66,7 @@ def same_samples(runs: Sequence[Predictions]) -> None:
 def _per_sample(metric: Metric, run: Predictions) -> Floats | None:
     """`[N]` values whose mean is the metric, or None: right answers are tried and must give it exactly."""
     if run.labels.ndim == 1 and run.labels.dtype.kind in "iu":
-        right = (run.logits.argmax(axis=1) == run.labels).astype(np.float64)
+        right: Floats = (run.logits.argmax(axis=1) == run.labels).astype(np.float64)
         if abs(right.mean() - metric(run.logits, run.labels)) < 1e-12:
             return right
     return None

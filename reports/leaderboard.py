@@ -1,0 +1,402 @@
+"""The leaderboard: run records grouped into tables whose rows may be compared, and nothing else.
+
+One table holds runs on the same data set, under the same masks, supervision rule and metric version.  A row is
+one method configuration; its score is the mean over train seeds.  All renderers read these objects.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from harness.config import NOT_IDENTITY, digest_of
+from harness.errors import HarnessError
+from harness.record import ConditionResult, RunRecord
+from harness.reports.statistics import Metric, bootstrap, interval, ranks
+from harness.types import Predictions
+
+#: Fewer train seeds than this are marked: their spread says little.
+ENOUGH_SEEDS = 3
+_SEEDS = ("mask_seed", "train_seed", "eval_seed")
+
+
+class RunLike(Protocol):
+    """What a report needs of a run; `harness.tracking.StoredRun` is one."""
+
+    @property
+    def record(self) -> RunRecord:
+        """The record."""
+
+    @property
+    def mlflow_run_id(self) -> str:
+        """MLflow's id of the run."""
+
+    def predictions(self) -> Predictions:
+        """Predictions per test sample."""
+
+
+@dataclass(frozen=True)
+class TableKey:
+    """What runs must share to be compared."""
+
+    dataset: str
+    dataset_fingerprint: str
+    protocol: str
+    condition: str
+    supervision: str
+    mask_fingerprint: str
+    metric: str
+    metric_version: str
+
+
+@dataclass
+class Row:
+    """One method configuration in one table.
+
+    Attributes:
+        name: Method, label, preset, changed options; with whatever else tells it from rows of the same name.
+        method: Registered name.
+        backbone: Backbone, empty for methods without one.
+        status: `finished`, or `failed` when no seed finished.
+        rank: One more than the number of significantly better rows; None for rows that are not ranked.
+        score: Mean of the primary metric over seeds.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        seeds: Train seeds that finished.
+        missing_seeds: Train seeds that other rows of the table have and this one lacks or failed.
+        per_pattern: Pattern -> mean of the primary metric.
+        gap_recovered: `(score - floor) / (oracle - floor)`; None where it is undefined.
+        cost: Means over seeds of seconds, and the largest of what a seed needed.
+        badges: Short warnings and facts.
+        error: First line of the first failure.
+        metrics: Every metric, mean over seeds.
+        config: Config without seeds and paths.
+        audits: One line per failed or passed check.
+        counts: Test samples per pattern.
+        runs: `run_id`, `mlflow_run_id`, seed, status and score of each run.
+    """
+
+    name: str
+    method: str
+    backbone: str
+    status: str
+    rank: int | None = None
+    score: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: list[int] = field(default_factory=list)
+    missing_seeds: list[int] = field(default_factory=list)
+    per_pattern: dict[str, float] = field(default_factory=dict)
+    gap_recovered: float | None = None
+    cost: dict[str, float] = field(default_factory=dict)
+    oracle: bool = False
+    reference: str | None = None
+    badges: list[str] = field(default_factory=list)
+    error: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    audits: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Table:
+    """Rows that may be compared, best first; unranked oracles at their score, failures last."""
+
+    key: TableKey
+    higher_is_better: bool
+    patterns: list[str]
+    pattern_counts: dict[str, int]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Heading of the table."""
+        condition = f", tested under {self.key.condition}" if self.key.condition != self.key.protocol else ""
+        masks = self.key.mask_fingerprint[:8]
+        return (
+            f"{self.key.dataset} · {self.key.protocol}{condition} · {self.key.supervision} supervision · masks {masks}"
+        )
+
+
+@dataclass
+class Leaderboard:
+    """All tables of a set of runs."""
+
+    tables: list[Table]
+
+    @classmethod
+    def build(cls, runs: Sequence[RunLike]) -> Leaderboard:
+        """Groups, aggregates, tests and ranks.
+
+        Args:
+            runs: Runs in any order; several with one `run_id` count once (the last).
+        """
+        unique = list({run.record.run_id: run for run in runs}.values())
+        groups: dict[TableKey, list[_Scored]] = {}
+        for run in unique:
+            for key, result in _results(run.record):
+                groups.setdefault(key, []).append(_Scored(run, result))
+        ordered = sorted(groups.items(), key=lambda item: tuple(asdict(item[0]).values()))
+        return cls([_table(key, scored) for key, scored in ordered])
+
+
+@dataclass(frozen=True)
+class _Scored:
+    run: RunLike
+    result: ConditionResult | None
+
+    @property
+    def record(self) -> RunRecord:
+        return self.run.record
+
+    def score(self, metric: str) -> float | None:
+        """The score, or None for a failed run and for a metric that the predictions leave undefined."""
+        value = None if self.result is None else self.result.metrics.get(metric)
+        return value if value is not None and math.isfinite(value) else None
+
+
+def _results(record: RunRecord) -> list[tuple[TableKey, ConditionResult | None]]:
+    """The tables a record belongs to: one per test condition, or its protocol's when it failed."""
+    done: list[ConditionResult | None] = list(record.results) if record.status == "finished" else []
+    protocol = str(record.protocol.get("name", ""))
+    return [
+        (
+            TableKey(
+                str(record.dataset.get("name", "")),
+                str(record.dataset.get("fingerprint", "")),
+                protocol,
+                protocol if result is None else result.condition,
+                str(record.protocol.get("supervision", "")),
+                str(record.protocol.get("mask_fingerprint", "")),
+                record.primary_metric,
+                record.metric_versions.get(record.primary_metric, ""),
+            ),
+            result,
+        )
+        for result in (done or [None])
+    ]
+
+
+def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
+    cells: dict[str, list[_Scored]] = {}
+    for item in scored:
+        cells.setdefault(_row_key(item.record), []).append(item)
+    all_seeds = sorted({item.record.seeds.get("train_seed", 0) for item in scored})
+    groups = [sorted(items, key=lambda item: item.record.seeds.get("train_seed", 0)) for items in cells.values()]
+    rows = [_row(key, items, all_seeds) for items in groups]
+    _tell_apart(rows)
+    higher = next((item.record.higher_is_better for item in scored if item.result is not None), True)
+    counts = next((dict(item.result.pattern_counts) for item in scored if item.result and not item.record.oracle), {})
+    table = Table(key, higher, _pattern_order(rows, scored), counts, rows)
+    _rank(table, groups)
+    _recover(rows, higher)
+    sign = -1.0 if higher else 1.0
+    table.rows = sorted(rows, key=lambda row: (row.score is None, sign * (row.score or 0.0), row.name))
+    return table
+
+
+def _row_key(record: RunRecord) -> str:
+    """Digest of what must agree for runs to be seeds of one row: config and code, not seeds and paths."""
+    return digest_of({"row": _row_config(record), "name": [record.display_name, record.backbone]})
+
+
+def _row_config(record: RunRecord) -> dict[str, Any]:
+    config = {name: value for name, value in record.config.items() if name not in (*NOT_IDENTITY, *_SEEDS)}
+    return config | {"code": dict(record.fingerprints)}
+
+
+def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> Row:
+    record = items[0].record
+    done = [item for item in items if item.score(key.metric) is not None]
+    failed = [item.record for item in items if item.result is None]
+    row = Row(record.display_name, record.method, record.backbone, "finished" if done else record.status)
+    row.oracle, row.reference, row.config = record.oracle, record.reference, _row_config(record)
+    row.seeds = sorted({item.record.seeds.get("train_seed", 0) for item in done})
+    row.missing_seeds = [seed for seed in all_seeds if seed not in row.seeds]
+    row.error = next((record.error.splitlines()[0] for record in failed if record.error), "")
+    results = [item.result for item in done if item.result is not None]
+    undefined = len(items) - len(done) - len(failed)
+    row.metrics = _means([result.metrics for result in results])
+    row.score = row.metrics.get(key.metric)
+    row.per_pattern = _means(
+        [{name: scores[key.metric] for name, scores in result.per_pattern.items()} for result in results]
+    )
+    row.counts = dict(results[0].pattern_counts) if results else {}
+    if len(results) == 1 and key.metric in results[0].intervals:
+        row.low, row.high = results[0].intervals[key.metric]
+    costs = [asdict(item.record.cost) for item in done]
+    row.cost = {
+        name: float(max(values) if name.endswith(("_bytes", "_items", "_parameters")) else np.mean(values))
+        for name in (costs[0] if costs else {})
+        for values in [[cost[name] for cost in costs]]
+    }
+    checks: dict[str, list[str]] = {}
+    for item in items:
+        for audit in item.record.audits:
+            if not audit.passed:
+                seed = item.record.seeds.get("train_seed", 0)
+                checks.setdefault(audit.severity, []).append(f"{audit.name} (seed {seed}): {audit.detail}")
+    passed = sum(audit.passed for item in items for audit in item.record.audits)
+    row.audits = [f"{kind}: {line}" for kind, lines in checks.items() for line in lines] + [f"{passed} checks passed"]
+    row.runs = [
+        {
+            "run_id": item.record.run_id,
+            "mlflow_run_id": item.run.mlflow_run_id,
+            "train_seed": item.record.seeds.get("train_seed", 0),
+            "status": item.record.status,
+            key.metric: item.score(key.metric),
+        }
+        for item in items
+    ]
+    row.badges = _badges(row, record, len(failed), "leak" in checks, "warning" in checks)
+    if undefined:
+        row.badges.append(f"{key.metric} undefined in {undefined}")
+    return row
+
+
+def _badges(row: Row, record: RunRecord, failed: int, leak: bool, warning: bool) -> list[str]:
+    badges = [f"reference: {row.reference}"] if row.reference else []
+    if row.oracle:
+        badges.append("oracle, not ranked")
+    if leak:
+        badges.append("audit failed, not ranked")
+    elif warning:
+        badges.append("audit warning")
+    if failed:
+        badges.append(f"{failed} failed")
+    if row.missing_seeds and row.seeds:
+        badges.append(f"{len(row.seeds)} of {len(row.seeds) + len(row.missing_seeds)} seeds")
+    elif row.seeds and len(row.seeds) < ENOUGH_SEEDS:
+        badges.append(f"{len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''}")
+    if record.preset != "clean":
+        badges.append(f"preset {record.preset}")
+    return badges
+
+
+def _means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean per name over all parts; a name that some part lacks has no mean."""
+    shared = [name for name in (parts[0] if parts else {}) if all(name in part for part in parts)]
+    return {name: float(np.mean([part[name] for part in parts])) for name in shared}
+
+
+def _tell_apart(rows: Sequence[Row]) -> None:
+    """Adds to rows of one name the config entries in which they differ, or the code's fingerprint."""
+    named: dict[tuple[str, str], list[int]] = {}
+    for index, row in enumerate(rows):
+        named.setdefault((row.name, row.backbone), []).append(index)
+    for twins in named.values():
+        if len(twins) < 2:
+            continue
+        flat = [_flat(rows[index].config) for index in twins]
+        differing = [
+            name
+            for name in dict.fromkeys(name for part in flat for name in part)
+            if len({json.dumps(part.get(name), default=str) for part in flat}) > 1
+        ]
+        for index, part in zip(twins, flat, strict=True):
+            extra = ", ".join(f"{name}={part.get(name, 'unset')}" for name in differing)
+            rows[index].name += f" [{extra}]"
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _pattern_order(rows: Sequence[Row], scored: Sequence[_Scored]) -> list[str]:
+    """Patterns that occur, most modalities first, then in the data set's order of modalities."""
+    modalities = [
+        str(part.get("name") if isinstance(part, Mapping) else part)
+        for part in scored[0].record.dataset.get("modalities", [])
+    ]
+
+    def position(pattern: str) -> tuple[int, list[int]]:
+        parts = pattern.split("+")
+        return -len(parts), [modalities.index(part) if part in modalities else len(modalities) for part in parts]
+
+    names = {name for row in rows if not row.oracle for name in row.per_pattern}
+    return sorted(names or {name for row in rows for name in row.per_pattern}, key=position)
+
+
+def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> None:
+    """Fills intervals and ranks from the stored predictions; says what could not be tested."""
+    metric = _metric(table.key.metric)
+    if metric is None:
+        table.notes.append(f"Metric {table.key.metric} is not registered here: no ranks, no intervals over seeds.")
+        return
+    tested: list[tuple[Row, list[Predictions]]] = []
+    for row, items in zip(table.rows, groups, strict=True):
+        done = [item for item in items if item.score(table.key.metric) is not None]
+        if not done:
+            continue
+        if any(len(item.record.results) > 1 for item in done):
+            table.notes.append(f"{row.name}: predictions are stored for one condition only; not ranked.")
+            continue
+        try:
+            tested.append((row, [item.run.predictions() for item in done]))
+        except HarnessError as error:
+            table.notes.append(f"{row.name}: not ranked, its predictions cannot be read ({error})")
+    if not tested:
+        return
+    try:
+        draws = bootstrap(metric, [predictions for _, predictions in tested])
+    except HarnessError as error:
+        table.notes.append(f"Not ranked: {error}")
+        return
+    for column, (row, _) in enumerate(tested):
+        span = interval(draws[:, column])
+        if row.low is None and span is not None:
+            row.low, row.high = span
+    ranked = [
+        column
+        for column, (row, _) in enumerate(tested)
+        if not row.oracle and "audit failed, not ranked" not in row.badges
+    ]
+    scores = [tested[column][0].score or 0.0 for column in ranked]
+    places = ranks(scores, draws[:, ranked], higher_is_better=table.higher_is_better)
+    for column, place in zip(ranked, places, strict=True):
+        tested[column][0].rank = place
+
+
+def _metric(name: str) -> Metric | None:
+    from harness import registry
+
+    if name not in registry.metrics:
+        return None
+    metric: Metric = registry.metrics.get(name).implementation()
+    return metric
+
+
+def _recover(rows: Sequence[Row], higher_is_better: bool) -> None:
+    """Fills `gap_recovered` from the `zero_fill` floor and the oracle that match each row best."""
+    floors = [row for row in rows if row.reference == "floor" and row.method == "zero_fill"]
+    oracles = [row for row in rows if row.oracle]
+    for row in rows:
+        floor, oracle = _reference(row, floors), _reference(row, oracles)
+        if row.score is None or floor is None or oracle is None or floor.score is None or oracle.score is None:
+            continue
+        gap = oracle.score - floor.score
+        if gap != 0 and (gap > 0) == higher_is_better:
+            row.gap_recovered = (row.score - floor.score) / gap
+
+
+def _reference(row: Row, candidates: Sequence[Row]) -> Row | None:
+    """The one candidate of the row's backbone (any, for rows without), trained alike if there are several."""
+    fitting = [other for other in candidates if other.score is not None and row.backbone in ("", other.backbone)]
+    if len(fitting) > 1:
+        alike = ("trainer", "backbone", "encoders")
+        fitting = [other for other in fitting if all(other.config.get(part) == row.config.get(part) for part in alike)]
+    return fitting[0] if len(fitting) == 1 else None

@@ -1,0 +1,398 @@
+"""One leaderboard in many formats: terminal, Markdown, CSV, JSON, LaTeX, one self-contained HTML page.
+
+`columns` decides once what a table shows and how numbers are written; the renderers only arrange it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.reports.leaderboard import Leaderboard, Row, Table
+
+EMPTY = "–"
+RANK_NOTE = (
+    "A rank counts the significantly better rows above (paired bootstrap over test samples and seeds, 5 %, Holm "
+    "over all pairs): equal ranks cannot be told apart."
+)
+INTERVAL_NOTE = (
+    "Intervals are 95 % percentile bootstrap: over test samples for one seed, over seeds and test samples for several."
+)
+GAP_NOTE = "Gap recovered is (score - floor) / (oracle - floor), with `zero_fill` as the floor."
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: Stable name in CSV.
+        header: Heading for people.
+        value: The unrounded value, None where there is none.
+        text: How a value is written for people.
+        wide: Left out of the terminal's narrow table.
+        score: Whether the best value of ranked rows is emphasised.
+    """
+
+    key: str
+    header: str
+    value: Callable[[Row], Any]
+    text: Callable[[Any], str] = str
+    wide: bool = False
+    score: bool = False
+
+    def cell(self, row: Row) -> str:
+        """The text of one cell."""
+        value = self.value(row)
+        return EMPTY if value is None or value == "" else self.text(value)
+
+
+def score_text(value: float) -> str:
+    """A score: four decimals."""
+    return f"{value:.4f}"
+
+
+def count_text(value: float) -> str:
+    """A count: plain below ten thousand, then k and M with three digits."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size * (10 if unit == "k" else 1):
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def seconds_text(value: float) -> str:
+    """Seconds with a sensible number of digits."""
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def percent_text(value: float) -> str:
+    """A share in percent."""
+    return f"{100 * value:.0f} %"
+
+
+def interval_text(value: tuple[float, float]) -> str:
+    """An interval."""
+    return f"[{score_text(value[0])}, {score_text(value[1])}]"
+
+
+def _cost(name: str, scale: float = 1.0) -> Callable[[Row], float | None]:
+    def value(row: Row) -> float | None:
+        return row.cost[name] / scale if name in row.cost else None
+
+    return value
+
+
+def _pattern(name: str) -> Callable[[Row], float | None]:
+    return lambda row: row.per_pattern.get(name)
+
+
+def columns(table: Table) -> list[Column]:
+    """The columns of a table, in order."""
+    megabyte = float(1 << 20)
+    return [
+        Column("rank", "#", lambda row: row.rank),
+        Column("method", "method", lambda row: row.name),
+        Column("backbone", "backbone", lambda row: row.backbone, wide=True),
+        Column("seeds", "seeds", lambda row: len(row.seeds)),
+        Column("score", table.key.metric, lambda row: row.score, score_text, score=True),
+        Column(
+            "interval",
+            "95 % interval",
+            lambda row: None if row.low is None or row.high is None else (row.low, row.high),
+            interval_text,
+        ),
+        *(Column(f"pattern:{name}", name, _pattern(name), score_text, score=True) for name in table.patterns),
+        Column("gap_recovered", "gap rec.", lambda row: row.gap_recovered, percent_text),
+        Column("trainable_parameters", "params", _cost("trainable_parameters"), count_text),
+        Column("train_seconds", "train s", _cost("train_seconds"), seconds_text),
+        Column("predict_seconds", "predict s", _cost("predict_seconds"), seconds_text, wide=True),
+        Column("peak_memory_mb", "peak MB", _cost("peak_memory_bytes", megabyte), count_text),
+        Column("bank_items", "bank items", _cost("bank_items"), count_text, wide=True),
+        Column("bank_mb", "bank MB", _cost("bank_bytes", megabyte), seconds_text, wide=True),
+        Column("badges", "notes", lambda row: "; ".join([*row.badges, *([row.error] if row.error else [])])),
+    ]
+
+
+def best_rows(table: Table, column: Column) -> set[int]:
+    """Positions of the rows with the best value of a score column, among ranked rows."""
+    values = {
+        index: column.value(row)
+        for index, row in enumerate(table.rows)
+        if column.score and row.rank is not None and column.value(row) is not None
+    }
+    if not values:
+        return set()
+    best = max(values.values()) if table.higher_is_better else min(values.values())
+    return {index for index, value in values.items() if value == best}
+
+
+def notes(table: Table) -> list[str]:
+    """What a reader of the table must know."""
+    counts = ", ".join(
+        f"{name} {table.pattern_counts[name]}" for name in table.patterns if name in table.pattern_counts
+    )
+    data = f"data {table.key.dataset_fingerprint[:12]}, masks {table.key.mask_fingerprint[:12]}"
+    direction = "higher is better" if table.higher_is_better else "lower is better"
+    samples = f" Test samples per pattern: {counts}." if counts else ""
+    metric = f"{table.key.metric} v{table.key.metric_version}" if table.key.metric_version else table.key.metric
+    return [f"{metric}, {direction}; {data}.{samples}", INTERVAL_NOTE, RANK_NOTE, GAP_NOTE, *table.notes]
+
+
+def to_terminal(board: Leaderboard) -> str:
+    """Plain text tables for a terminal; badges and errors as lines below each."""
+    blocks = []
+    for table in board.tables:
+        *shown, remark = [column for column in columns(table) if not column.wide]
+        grid = [[column.header for column in shown], *([column.cell(row) for column in shown] for row in table.rows)]
+        widths = [max(map(len, cells)) for cells in zip(*grid, strict=True)]
+        grid.insert(1, ["-" * width for width in widths])
+        lines = [
+            "  ".join(
+                cell.ljust(width) if column.key == "method" else cell.rjust(width)
+                for column, cell, width in zip(shown, cells, widths, strict=True)
+            )
+            for cells in grid
+        ]
+        remarks = [f"  {row.name}: {remark.cell(row)}" for row in table.rows if row.badges or row.error]
+        blocks.append("\n".join([table.title, *lines, *remarks, *(f"  {note}" for note in table.notes)]))
+    return "\n\n".join(blocks) or "No runs yet: start one with `harness run`."
+
+
+def to_markdown(board: Leaderboard) -> str:
+    """GitHub-flavoured Markdown; the best of each score column is bold."""
+    blocks = ["# Leaderboard"]
+    for table in board.tables:
+        shown = columns(table)
+        lines = [f"## {_markdown(table.title)}", ""]
+        lines.append("| " + " | ".join(_markdown(column.header) for column in shown) + " |")
+        lines.append(
+            "|" + "|".join(" :--- " if column.key in ("method", "badges") else " ---: " for column in shown) + "|"
+        )
+        for index, row in enumerate(table.rows):
+            cells = [
+                f"**{_markdown(column.cell(row))}**"
+                if index in best_rows(table, column)
+                else _markdown(column.cell(row))
+                for column in shown
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines += ["", *(f"- {_markdown(note, code=True)}" for note in notes(table))]
+        blocks.append("\n".join(lines))
+    if not board.tables:
+        blocks.append("No runs yet.")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _markdown(text: str, code: bool = False) -> str:
+    special = "\\|<>*_[]" + ("" if code else "`")
+    return "".join("\\" + char if char in special else char for char in text.replace("\n", " "))
+
+
+def to_csv(board: Leaderboard) -> str:
+    """One line per row of every table, unrounded."""
+    header = ["dataset", "dataset_fingerprint", "protocol", "condition", "supervision", "mask_fingerprint", "metric"]
+    header += ["metric_version"]
+    lines: list[dict[str, Any]] = []
+    for table in board.tables:
+        for row in table.rows:
+            line = {name: value for name, value in asdict(table.key).items() if name in header}
+            line |= {"status": row.status, "low": row.low, "high": row.high}
+            line |= {column.key: column.value(row) for column in columns(table) if column.key != "interval"}
+            lines.append(line)
+    names = list(dict.fromkeys([*header, *(name for line in lines for name in line)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{name: _no_formula(value) for name, value in line.items()} for line in lines])
+    return text.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula gets a quote in front."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" and value else value
+
+
+def to_json(board: Leaderboard) -> str:
+    """Everything, unrounded; values that are not finite become null."""
+    return json.dumps(_finite(asdict(board)), indent=2, sort_keys=True, allow_nan=False, default=str) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_latex(board: Leaderboard) -> str:
+    """One booktabs table each (needs `\\usepackage{booktabs}`); the best of each score column is bold."""
+    blocks = ["% needs \\usepackage{booktabs}"]
+    for number, table in enumerate(board.tables, start=1):
+        shown = [column for column in columns(table) if not column.wide][:-1]
+        spec = "".join("l" if column.key == "method" else "r" for column in shown)
+        lines = [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{_latex(table.title)}}}",
+            f"\\label{{tab:harness-{number}}}",
+        ]
+        lines += [f"\\begin{{tabular}}{{{spec}}}", "\\toprule"]
+        lines += [" & ".join(_latex(column.header) for column in shown) + " \\\\", "\\midrule"]
+        for index, row in enumerate(table.rows):
+            cells = [
+                f"\\textbf{{{_latex(column.cell(row))}}}"
+                if index in best_rows(table, column)
+                else _latex(column.cell(row))
+                for column in shown
+            ]
+            lines.append(" & ".join(cells) + " \\\\")
+        lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+_LATEX = {
+    "\\": "\\textbackslash{}",
+    "{": "\\{",
+    "}": "\\}",
+    "_": "\\_",
+    "%": "\\%",
+    "&": "\\&",
+    "#": "\\#",
+    "$": "\\$",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "–": "--",
+    "·": "\\textperiodcentered{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "[": "{[}",
+    "]": "{]}",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(char, char) for char in text.replace("\n", " "))
+
+
+@dataclass(frozen=True)
+class ChartRow:
+    """One line of the interval chart, in its pixel coordinates."""
+
+    name: str
+    score: str
+    y: float
+    x: float
+    low: float
+    high: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Dot and interval per row, drawn by the template as SVG."""
+
+    rows: list[ChartRow]
+    ticks: list[tuple[float, str]]
+    width: float
+    height: float
+    left: float
+
+
+def chart(table: Table) -> Chart | None:
+    """Layout of the interval chart; None without scores."""
+    rows = [row for row in table.rows if row.score is not None]
+    if not rows:
+        return None
+    left, right, line, top = 250.0, 640.0, 24.0, 8.0
+    ends = [value for row in rows for value in (row.score, row.low, row.high) if value is not None]
+    step = _step(max(ends) - min(ends))
+    first, last = math.floor(min(ends) / step) * step, math.ceil(max(ends) / step) * step
+    last = last if last > first else first + step
+
+    def x(value: float) -> float:
+        return round(left + (right - left) * (value - first) / (last - first), 1)
+
+    drawn = []
+    for index, row in enumerate(rows):
+        assert row.score is not None
+        low, high = row.score if row.low is None else row.low, row.score if row.high is None else row.high
+        kind = "oracle" if row.oracle else "floor" if row.reference == "floor" else "method"
+        name = row.name if len(row.name) <= 38 else row.name[:37] + "…"
+        drawn.append(
+            ChartRow(name, score_text(row.score), top + line * (index + 0.5), x(row.score), x(low), x(high), kind)
+        )
+    marks = [first + step * index for index in range(round((last - first) / step) + 1)]
+    return Chart(drawn, [(x(mark), f"{mark:.6g}") for mark in marks], right + 60, top + line * len(rows) + 26, left)
+
+
+def _step(span: float) -> float:
+    """A round distance between about five ticks."""
+    raw = max(span, 1e-6) / 5
+    size = 10.0 ** math.floor(math.log10(raw))
+    return float(next(factor * size for factor in (1, 2, 5, 10) if factor * size >= raw))
+
+
+def to_html(board: Leaderboard) -> str:
+    """One page without any outside reference; every string of a record is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    views = [
+        {
+            "table": table,
+            "columns": columns(table),
+            "best": {column.key: best_rows(table, column) for column in columns(table)},
+            "chart": chart(table),
+            "notes": notes(table),
+        }
+        for table in board.tables
+    ]
+    return environment.get_template("report.html.j2").render(views=views, sort_value=_sort_value, pretty=_pretty)
+
+
+def _sort_value(column: Column, row: Row) -> str:
+    value = column.value(row)
+    if isinstance(value, tuple):
+        value = value[0]
+    return "" if value is None else str(value)
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(_finite(value), indent=1, default=str, ensure_ascii=False)
+
+
+RENDERERS: dict[str, Callable[[Leaderboard], str]] = {
+    "html": to_html,
+    "md": to_markdown,
+    "csv": to_csv,
+    "json": to_json,
+    "tex": to_latex,
+}
+
+
+def formats(names: Sequence[str]) -> list[str]:
+    """Checks format names.
+
+    Raises:
+        UnknownNameError: With suggestions.
+    """
+    from harness.errors import UnknownNameError
+
+    for name in names:
+        if name not in RENDERERS:
+            raise UnknownNameError("report format", name, RENDERERS)
+    return list(names)
