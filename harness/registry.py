@@ -7,6 +7,7 @@ the built-in tables of this repository, entry points of installed packages (grou
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -16,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from harness.errors import UnknownNameError, UsageError
+from harness.errors import HarnessError, UnknownNameError, UsageError
 from harness.plugin import PluginConfig
 
 T = TypeVar("T", bound=PluginConfig)
@@ -105,11 +106,8 @@ class Registry(Generic[T]):
             UnknownNameError: With suggestions and the list of all names.
             UsageError: If the target cannot be imported or is of the wrong type.
         """
-        self._discover()
-        if name not in self._entries:
-            raise UnknownNameError(self.kind, name, self._entries)
+        entry = self.entry(name)
         if name not in self._loaded:
-            entry = self._entries[name]
             module, _, attribute = entry.target.partition(":")
             try:
                 config = getattr(importlib.import_module(module), attribute)
@@ -121,7 +119,14 @@ class Registry(Generic[T]):
         return self._loaded[name]
 
     def name_of(self, config: type[PluginConfig]) -> str:
-        """Name under which a config class is registered."""
+        """Name under which a config class is registered.
+
+        Raises:
+            UsageError: If it is not.
+        """
+        for name, loaded in self._loaded.items():
+            if loaded is config:
+                return name
         path = f"{config.__module__}:{config.__qualname__}"
         for entry in self:
             if entry.target == path:
@@ -134,8 +139,14 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def entry(self, name: str) -> Entry:
-        """Where a name comes from."""
-        self.get(name)
+        """Where a name comes from.
+
+        Raises:
+            UnknownNameError: With suggestions and the list of all names.
+        """
+        self._discover()
+        if name not in self._entries:
+            raise UnknownNameError(self.kind, name, self._entries)
         return self._entries[name]
 
     def __iter__(self) -> Iterator[Entry]:
@@ -156,8 +167,9 @@ def load_plugin_file(path: str | Path) -> None:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise UsageError(f"--plugin {path}: no such file.")
-    name = f"harness_plugin_{file.stem}"
-    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(file):
+    # The digest tells files of the same name in different folders apart.
+    name = f"harness_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -166,6 +178,9 @@ def load_plugin_file(path: str | Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+    except HarnessError:
+        del sys.modules[name]
+        raise
     except Exception as error:
         del sys.modules[name]
         raise UsageError(f"--plugin {path}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,110 @@
+"""The command `harness`: sub-commands, exit codes, one-line errors.
+
+Starting up is light: only the module of the command that was typed is imported, and none of them imports torch,
+transformers or mlflow before it has to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from harness.cli.parsing import Parser, add_plugin_option
+from harness.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, HarnessError, UnknownNameError
+
+#: Sub-commands and what they do; each is the module of the same name in `harness.cli.commands`.
+COMMANDS: Mapping[str, str] = {
+    "run": "train and score methods under a missing-modality protocol",
+    "list": "list methods, datasets, protocols, metrics, encoders or backbones",
+    "describe": "show one of them: options, presets, citation, licence, card",
+    "mask": "build, show or verify a mask table",
+    "report": "make tables, statistics and pages from recorded runs",
+    "ui": "open MLflow's pages on the recorded runs",
+    "sync": "send runs that could not reach the tracking server",
+    "doctor": "check the installation, data sets, encoders and tracking",
+}
+
+_EPILOG = """\
+commands:
+{commands}
+
+examples:
+  harness run method=redeem protocol=both_0.7
+  harness run method=redeem,zero_fill train_seed=0,1,2
+  harness describe method redeem
+  harness report --out report
+
+exit codes: 0 ok, 1 a run failed, 2 wrong usage, 3 data or packages missing, 4 a leak check failed.
+`harness COMMAND --help` says more."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except HarnessError as error:
+        print(f"harness: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("harness: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; keep the interpreter from flushing into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+
+
+def _dispatch(arguments: list[str]) -> int:
+    own, rest = _split(arguments)
+    parser = _parser()
+    options = parser.parse_args(own)
+    if options.version:
+        from harness import __version__
+
+        print(f"harness {__version__}")
+        return EXIT_OK
+    if not rest:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    name, *rest = rest
+    if name not in COMMANDS:
+        raise UnknownNameError("command", name, COMMANDS)
+    module = importlib.import_module(f"harness.cli.commands.{name}")
+    command: Parser = module.parser(prog=f"harness {name}", description=COMMANDS[name])
+    add_plugin_option(command)
+    parsed = command.parse_intermixed_args(rest)
+    files = [*(options.plugin or []), *(parsed.plugin or [])]
+    if files:
+        from harness.registry import load_plugin_file
+
+        for file in files:
+            load_plugin_file(file)
+    code: int = module.execute(parsed)
+    return code
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Options before the command, and the command with everything after it."""
+    index = 0
+    while index < len(arguments) and arguments[index].startswith("-"):
+        index += 2 if arguments[index] == "--plugin" else 1
+    return arguments[:index], arguments[index:]
+
+
+def _parser() -> Parser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+    parser = Parser(
+        prog="harness",
+        usage="harness [--plugin FILE] COMMAND …",
+        description="Benchmark for learning with missing modalities.",
+        epilog=_EPILOG.format(commands=listing),
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    add_plugin_option(parser)
+    return parser

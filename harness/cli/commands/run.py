@@ -1,0 +1,61 @@
+"""`harness run`: one cell, or a grid of cells one after the other."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harness.cli.parsing import OVERRIDES_HELP, Parser
+from harness.errors import EXIT_CELL_FAILED, EXIT_OK
+
+_EPILOG = """\
+examples:
+  harness run method=redeem protocol=both_0.7
+  harness run method=redeem,zero_fill,complete train_seed=0,1,2
+  harness run method=redeem method.k=3 trainer.epochs=5 dataset=cdda
+  harness run method=redeem method.preset=official supervision=complete
+  harness run method=unimodal method.modality=image,text --report report
+  harness run method=redeem --dry-run
+
+A run that is recorded as finished is not run again (overwrite=always does), and one that was killed goes on
+from its last checkpoint.  `harness describe method NAME` lists a method's options; `--dry-run` shows all others."""
+
+
+def parser(**options: Any) -> Parser:
+    """Arguments of the command."""
+    result = Parser(epilog=_EPILOG, **options)
+    result.add_argument("overrides", nargs="*", metavar="OPTION=VALUE", help=OVERRIDES_HELP)
+    result.add_argument("--dry-run", action="store_true", help="print the resolved configs and stop")
+    result.add_argument("--report", metavar="DIR", type=Path, help="write a report of these runs to DIR")
+    result.add_argument("--no-table", action="store_true", help="do not print the comparison table")
+    return result
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the cells and prints their comparison table."""
+    from harness.compose import compose, to_dict
+    from harness.progress import say
+
+    configs = compose(arguments.overrides)
+    if arguments.dry_run:
+        import yaml
+
+        print("---\n".join(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True) for config in configs))
+        say(f"{len(configs)} run{'s' if len(configs) != 1 else ''}; nothing was started.")
+        return EXIT_OK
+
+    from harness.runner import run_cells
+
+    outcomes = run_cells(configs)
+    records = [outcome.record for outcome in outcomes]
+    if not arguments.no_table:
+        from harness.reports.build import comparison_table
+
+        print(comparison_table(outcomes))
+    if arguments.report is not None:
+        from harness.reports.build import build_report
+
+        for file in build_report(outcomes, arguments.report):
+            say(f"wrote {file}")
+    return EXIT_OK if all(record.status == "finished" for record in records) else EXIT_CELL_FAILED
