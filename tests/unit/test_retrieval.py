@@ -91,7 +91,7 @@ def test_identical_content_is_excluded_by_its_hash() -> None:
 
 
 def test_many_twins_do_not_exhaust_the_search() -> None:
-    train = view(40, twins={row: 0 for row in range(1, 30)})
+    train = view(40, twins=dict.fromkeys(range(1, 30), 0))
     found = MemoryBank.build(train).neighbours(train.batch([0]), 5)
     assert found.found.all()
     assert min(found.index[0].tolist()) >= 30

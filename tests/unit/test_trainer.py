@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     fit(tmp_path)
     path = tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(TrainingError, match="damaged.*delete it"):
+    with pytest.raises(TrainingError, match=r"damaged.*delete it"):
         fit(tmp_path)
 
 
