@@ -263,9 +263,11 @@ def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> R
 
 
 def _badges(row: Row, record: RunRecord, failed: int, leak: bool, warning: bool) -> list[str]:
-    badges = [f"reference: {row.reference}"] if row.reference else []
+    badges = []
     if row.oracle:
         badges.append("oracle, not ranked")
+    elif row.reference:
+        badges.append(f"reference: {row.reference}")
     if leak:
         badges.append("audit failed, not ranked")
     elif warning:

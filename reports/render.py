@@ -17,14 +17,15 @@ from typing import Any
 from harness.reports.leaderboard import Leaderboard, Row, Table
 
 EMPTY = "–"
-RANK_NOTE = (
-    "A rank counts the significantly better rows above (paired bootstrap over test samples and seeds, 5 %, Holm "
-    "over all pairs): equal ranks cannot be told apart."
+#: What holds for every table.
+GUIDE = (
+    "A row is one method configuration; its score is the mean over the train seeds that finished.",
+    "Intervals are 95 % percentile bootstrap: over test samples for one seed, over seeds and test samples for several.",
+    "A rank is one more than the number of rows that are significantly better (paired bootstrap over test samples "
+    "and seeds, all pairs, 5 % after Holm); oracles, failed runs and failed leak audits have none.",
+    "Gap recovered is (score - floor) / (oracle - floor); the floor is zero_fill.",
+    "Seconds are means over seeds; memory, bank sizes and parameters are maxima.",
 )
-INTERVAL_NOTE = (
-    "Intervals are 95 % percentile bootstrap: over test samples for one seed, over seeds and test samples for several."
-)
-GAP_NOTE = "Gap recovered is (score - floor) / (oracle - floor), with `zero_fill` as the floor."
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def notes(table: Table) -> list[str]:
     direction = "higher is better" if table.higher_is_better else "lower is better"
     samples = f" Test samples per pattern: {counts}." if counts else ""
     metric = f"{table.key.metric} v{table.key.metric_version}" if table.key.metric_version else table.key.metric
-    return [f"{metric}, {direction}; {data}.{samples}", INTERVAL_NOTE, RANK_NOTE, GAP_NOTE, *table.notes]
+    return [f"{metric}, {direction}; {data}.{samples}", *table.notes]
 
 
 def to_terminal(board: Leaderboard) -> str:
@@ -182,16 +183,17 @@ def to_markdown(board: Leaderboard) -> str:
                 for column in shown
             ]
             lines.append("| " + " | ".join(cells) + " |")
-        lines += ["", *(f"- {_markdown(note, code=True)}" for note in notes(table))]
+        lines += ["", *(f"- {_markdown(note)}" for note in notes(table))]
         blocks.append("\n".join(lines))
     if not board.tables:
         blocks.append("No runs yet.")
+    else:
+        blocks.append("\n".join(["## How to read this", "", *(f"- {_markdown(note)}" for note in GUIDE)]))
     return "\n\n".join(blocks) + "\n"
 
 
-def _markdown(text: str, code: bool = False) -> str:
-    special = "\\|<>*_[]" + ("" if code else "`")
-    return "".join("\\" + char if char in special else char for char in text.replace("\n", " "))
+def _markdown(text: str) -> str:
+    return "".join("\\" + char if char in "\\|<>*_[]`" else char for char in text.replace("\n", " "))
 
 
 def to_csv(board: Leaderboard) -> str:
@@ -361,7 +363,9 @@ def to_html(board: Leaderboard) -> str:
         }
         for table in board.tables
     ]
-    return environment.get_template("report.html.j2").render(views=views, sort_value=_sort_value, pretty=_pretty)
+    return environment.get_template("report.html.j2").render(
+        views=views, guide=GUIDE, sort_value=_sort_value, pretty=_pretty
+    )
 
 
 def _sort_value(column: Column, row: Row) -> str:
