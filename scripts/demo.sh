@@ -10,10 +10,10 @@ methods=majority,knn_vote,zero_fill,mean_fill,modality_dropout,late_fusion,redee
 
 "$harness" run --no-table "method=$methods" "protocol=$protocol" "train_seed=$seeds"
 "$harness" run --no-table method=unimodal method.modality=image,text "protocol=$protocol" "train_seed=$seeds"
-"$harness" report --out "$out" --dataset openmoji --protocol "$protocol"
+"$harness" report --out "$out" dataset=openmoji "protocol=$protocol"
 cat <<END
 
-HTML report   $out/index.html
+HTML report   $out/report.html
 MLflow        $harness ui
 More          . $(dirname "$harness")/activate   puts the command \`harness\` on your PATH; then: harness list methods
 END

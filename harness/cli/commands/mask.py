@@ -84,8 +84,8 @@ def _build(arguments: argparse.Namespace) -> MaskTable:
     config = configs[0]
     protocol = parse_protocol(config.protocol)
     masks = MaskTable.build(protocol, _load(config), config.mask_seed)
-    path = arguments.output or Path(f"{masks.dataset}-{protocol.name}-mask{config.mask_seed}")
-    say(f"wrote {masks.save(path)}")
+    path: Path = arguments.output or Path(f"{masks.dataset}-{protocol.name}-mask{config.mask_seed}")
+    say(f"wrote {masks.save(path.with_suffix('') if path.suffix in ('.parquet', '.json') else path)}")
     return masks
 
 

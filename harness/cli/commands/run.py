@@ -39,9 +39,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
     configs = compose(arguments.overrides)
     if arguments.dry_run:
-        import yaml
+        from omegaconf import OmegaConf
 
-        print("---\n".join(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True) for config in configs))
+        print("---\n".join(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))) for config in configs), end="")
         say(f"{len(configs)} run{'s' if len(configs) != 1 else ''}; nothing was started.")
         return EXIT_OK
 

@@ -1,0 +1,91 @@
+"""`harness report`: tables, statistics and pages out of MLflow's records."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harness.cli.parsing import Parser, add_json_option
+from harness.cli.store import StoreConfig, read_store
+from harness.errors import EXIT_OK, UnknownNameError, UsageError
+
+#: What runs can be filtered by.
+FILTERS = (
+    "method",
+    "label",
+    "preset",
+    "backbone",
+    "dataset",
+    "protocol",
+    "supervision",
+    "mask_seed",
+    "train_seed",
+    "eval_seed",
+    "status",
+    "experiment",
+    "run_id",
+)
+
+_EPILOG = """\
+examples:
+  harness report
+  harness report dataset=openmoji protocol=both_0.7 method=redeem,zero_fill
+  harness report --out report --format html,md,csv
+  harness report tracking.uri=https://mlflow.example.org --json
+
+Filters, each with one value or a comma list: {filters}.
+Of a run that was made again only the newest counts."""
+
+
+def parser(**options: Any) -> Parser:
+    """Arguments of the command."""
+    result = Parser(epilog=_EPILOG.format(filters=", ".join(FILTERS)), **options)
+    result.add_argument("filters", nargs="*", metavar="FILTER=VALUE", help="which runs; also paths.home, tracking.uri")
+    result.add_argument("--out", metavar="DIR", type=Path, help="write report files to DIR")
+    result.add_argument("--format", metavar="LIST", default="", help="files to write, e.g. html,md,csv,json,tex")
+    add_json_option(result)
+    return result
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Prints the comparison table, and writes files with `--out`."""
+    if arguments.format and arguments.out is None:
+        raise UsageError("--format says which files to write; add --out DIR.")
+    overrides = [text for text in arguments.filters if text.startswith(("paths.", "tracking."))]
+    filters = _filters([text for text in arguments.filters if text not in overrides])
+    store = read_store(overrides)
+
+    from harness.progress import say
+    from harness.reports.build import build_report, comparison_table
+    from harness.reports.leaderboard import Leaderboard
+    from harness.reports.render import to_json
+    from harness.tracking import load_runs
+
+    runs = load_runs(store.uri, filters=filters) if store.exists() else []
+    if arguments.out is not None:
+        names = [name.strip() for name in arguments.format.split(",") if name.strip()]
+        for file in build_report(runs, arguments.out, names) if names else build_report(runs, arguments.out):
+            say(f"wrote {file}")
+    if arguments.json:
+        print(to_json(Leaderboard.build(runs)), end="")
+    elif runs:
+        print(comparison_table(runs))
+    else:
+        wanted = " ".join(f"{name}={value}" for name, value in filters.items())
+        say(f"no runs {'with ' + wanted + ' ' if wanted else ''}are recorded in {store.shown}.")
+    return EXIT_OK
+
+
+def _filters(texts: list[str]) -> dict[str, str]:
+    filters: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not value:
+            raise UsageError(f"cannot read {text!r}: write FILTER=VALUE, e.g. method=redeem.")
+        if name not in FILTERS:
+            raise UnknownNameError("filter", name, [*FILTERS, *StoreConfig.keys()])
+        if name in filters:
+            raise UsageError(f"{name} is given twice; a comma list means any of them, e.g. {name}=A,B.")
+        filters[name] = value
+    return filters
