@@ -1,0 +1,1 @@
+"""Floors, ceilings and plain competitors: what any method has to be compared with."""
