@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from harness import audit, registry
 from harness.backbone import Backbone
@@ -36,8 +36,8 @@ from harness.record import ConditionResult, Cost, RunRecord
 from harness.scoring import bootstrap_interval, evaluate, evaluate_predictions
 from harness.seeding import seed_everything
 from harness.tracking import PREDICTIONS_FILE, StoredRun, Tracker, experiment_name, load_runs, tracking_uri
-from harness.trainer import FitResult, Trainer, count_parameters, trainable_state
-from harness.types import SPLITS, DataTable, FloatArray, Predictions
+from harness.trainer import CHECKPOINT, FitResult, Trainer, count_parameters, trainable_state
+from harness.types import SPLITS, DataTable, FloatArray, ModalityKind, Predictions
 
 
 class Workspace:
@@ -116,11 +116,13 @@ class Outcome:
     Attributes:
         record: Its record.
         source: Predictions file, or the stored run that has one.
+        mlflow_run_id: Its MLflow run; empty while the record waits in the outbox.
         skipped: True when a finished run was found.
     """
 
     record: RunRecord
     source: Path | StoredRun
+    mlflow_run_id: str = ""
     skipped: bool = False
 
     def predictions(self) -> Predictions:
@@ -140,7 +142,9 @@ def token_encoder_names(config: RunConfig, table: DataTable) -> dict[str, tuple[
     """
     chosen = {}
     for modality in table.spec.modalities:
-        name = config.encoders.get(modality.name) or config.encoders.get(modality.kind)
+        # A features modality may be called "text": such a name is read as the kind it is elsewhere.
+        own = "" if modality.name in get_args(ModalityKind) else config.encoders.get(modality.name, "")
+        name = own or config.encoders.get(modality.kind, "")
         if not name:
             raise UsageError(
                 f"no encoder for modality {modality.name!r} of kind {modality.kind}; set encoders.{modality.kind}=NAME."
@@ -291,8 +295,7 @@ def run_cell(cell: Cell, workspace: Workspace) -> Outcome:
             record.error += f"\n{traceback.format_exc()}"
     record.finished = _now()
     record.save(folder / "record.json")
-    _track(tracker, record, folder)
-    return Outcome(record, folder / PREDICTIONS_FILE)
+    return Outcome(record, folder / PREDICTIONS_FILE, _track(tracker, record, folder))
 
 
 def _finished(cell: Cell, tracker: Tracker, folder: Path, uri: str) -> Outcome | None:
@@ -305,20 +308,19 @@ def _finished(cell: Cell, tracker: Tracker, folder: Path, uri: str) -> Outcome |
     if known is not None and known.status in keep and known.mlflow_run_id:
         runs = load_runs(uri, filters={"run_id": cell.run_id})
         if runs:
-            return Outcome(runs[0].record, runs[0], skipped=True)
+            return Outcome(runs[0].record, runs[0], runs[0].mlflow_run_id, skipped=True)
     path = folder / "record.json"
     if path.is_file():
         record = RunRecord.load(path)
         if record.status in keep:
-            if known is None:
-                _track(tracker, record, folder)
-            return Outcome(record, folder / PREDICTIONS_FILE, skipped=True)
+            stored = _track(tracker, record, folder) if known is None else known.mlflow_run_id
+            return Outcome(record, folder / PREDICTIONS_FILE, stored, skipped=True)
         path.unlink()
     return None
 
 
-def _track(tracker: Tracker, record: RunRecord, folder: Path) -> None:
-    """Sends a record with its artifacts to MLflow; unreachable servers leave it in the outbox."""
+def _track(tracker: Tracker, record: RunRecord, folder: Path) -> str:
+    """Sends a record with its artifacts to MLflow and returns MLflow's id; empty when it waits in the outbox."""
     artifacts = {
         name: path
         for name, path in {
@@ -329,11 +331,13 @@ def _track(tracker: Tracker, record: RunRecord, folder: Path) -> None:
         }.items()
         if path.is_file()
     }
+    stored = ""
     try:
-        tracker.log(record, artifacts)
+        stored = tracker.log(record, artifacts)
     except TrackingError as error:
         say(f"warning: {error}")
-    (folder / "last.pt").unlink(missing_ok=True)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return stored
 
 
 def _features(cell: Cell, workspace: Workspace) -> dict[str, FeatureArray]:
