@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -89,6 +90,8 @@ def serve_ui(uri: str, folders: Folders, *, host: str = "127.0.0.1", port: int =
             raise UsageError(f"port {port} of {host} is taken; choose another with --port.")
     command = ui_command(uri, folders, host=host, port=port)
     log = folders.home / "mlflow-ui.log"
+    # `kill` must take the server along like Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with log.open("w") as output:
         server = subprocess.Popen(
             command.argv, env=os.environ | command.env, cwd=folders.home, stdout=output, stderr=subprocess.STDOUT

@@ -227,7 +227,10 @@ def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> R
     row.metrics = _means([result.metrics for result in results])
     row.score = row.metrics.get(key.metric)
     row.per_pattern = _means(
-        [{name: scores[key.metric] for name, scores in result.per_pattern.items()} for result in results]
+        [
+            {name: scores[key.metric] for name, scores in result.per_pattern.items() if key.metric in scores}
+            for result in results
+        ]
     )
     row.counts = dict(results[0].pattern_counts) if results else {}
     if len(results) == 1 and key.metric in results[0].intervals:
@@ -284,8 +287,10 @@ def _badges(row: Row, record: RunRecord, failed: int, leak: bool, warning: bool)
 
 
 def _means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean per name over all parts; a name that some part lacks has no mean."""
-    shared = [name for name in (parts[0] if parts else {}) if all(name in part for part in parts)]
+    """Mean per name over all parts; a name that some part lacks, or leaves undefined, has no mean."""
+    shared = [
+        name for name in (parts[0] if parts else {}) if all(math.isfinite(part.get(name, math.nan)) for part in parts)
+    ]
     return {name: float(np.mean([part[name] for part in parts])) for name in shared}
 
 

@@ -1,0 +1,238 @@
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness.errors import DataError
+from harness.record import AuditResult
+from harness.reports.leaderboard import Leaderboard, Row, Table
+from harness.testing.records import FakeRun, make_predictions, make_record, make_run
+from harness.types import Predictions
+
+
+def only_table(runs: list[FakeRun]) -> Table:
+    (table,) = Leaderboard.build(runs).tables
+    return table
+
+
+def row_of(table: Table, name: str) -> Row:
+    (row,) = [row for row in table.rows if row.name == name]
+    return row
+
+
+def test_no_runs_no_tables() -> None:
+    assert Leaderboard.build([]).tables == []
+
+
+def test_one_run_shows_its_own_interval() -> None:
+    run = make_run("redeem", 0.8)
+    table = only_table([run])
+    (row,) = table.rows
+    assert (row.name, row.rank, row.score, row.seeds) == ("redeem", 1, pytest.approx(0.8), [0])
+    assert [row.low, row.high] == run.record.results[0].intervals["accuracy"]
+    assert row.per_pattern == {name: scores["accuracy"] for name, scores in run.record.results[0].per_pattern.items()}
+    assert table.patterns == ["text+image", "text", "image"]
+    assert table.pattern_counts == run.record.results[0].pattern_counts
+    assert row.gap_recovered is None
+    assert row.badges == ["1 seed"]
+
+
+def test_seeds_are_one_row_with_an_interval_over_seeds_and_samples() -> None:
+    runs = [make_run("redeem", accuracy, train_seed=seed) for seed, accuracy in enumerate((0.7, 0.8, 0.9))]
+    (row,) = only_table(runs).rows
+    assert row.score == pytest.approx(0.8)
+    assert row.seeds == [0, 1, 2]
+    assert row.badges == []
+    single = runs[1].record.results[0].intervals["accuracy"]
+    assert row.low is not None
+    assert row.high is not None
+    assert row.high - row.low > single[1] - single[0]
+    assert row.low < 0.8 < row.high
+
+
+@pytest.mark.parametrize(
+    "other", [{"mask": "n" * 64}, {"supervision": "complete"}, {"protocol": "text_0.7"}, {"dataset": "cdda"}]
+)
+def test_what_may_not_be_compared_never_meets(other: dict[str, str]) -> None:
+    tables = Leaderboard.build([make_run("redeem", 0.8), make_run("map", 0.7, **other)]).tables
+    assert [[row.name for row in table.rows] for table in tables] in ([["redeem"], ["map"]], [["map"], ["redeem"]])
+    assert len({table.title for table in tables}) == 2
+    assert all(row.rank == 1 for table in tables for row in table.rows)
+
+
+def test_another_metric_version_is_another_table() -> None:
+    newer = make_run("map", 0.8)
+    newer.record.metric_versions["accuracy"] = "2"
+    assert len(Leaderboard.build([make_run("redeem", 0.8), newer]).tables) == 2
+
+
+def test_ranks_ties_and_what_is_not_ranked() -> None:
+    runs = [
+        make_run("best", 0.90, count=500),
+        make_run("second", 0.89, count=500),
+        make_run("worst", 0.50, count=500),
+        make_run("complete", 0.95, count=500, oracle=True),
+        make_run("leaky", 0.99, count=500, audits=[AuditResult("self retrieval", False, "3 found themselves")]),
+        make_run("warned", 0.30, count=500, audits=[AuditResult("dead loss", False, "align", "warning")]),
+        FakeRun(make_record("broken", status="failed")),
+    ]
+    table = only_table(runs)
+    assert [(row.name, row.rank) for row in table.rows] == [
+        ("leaky", None),
+        ("complete", None),
+        ("best", 1),
+        ("second", 1),
+        ("worst", 3),
+        ("warned", 4),
+        ("broken", None),
+    ]
+    assert "audit failed, not ranked" in row_of(table, "leaky").badges
+    assert "oracle, not ranked" in row_of(table, "complete").badges
+    assert "audit warning" in row_of(table, "warned").badges
+    broken = row_of(table, "broken")
+    assert (broken.status, broken.score, broken.error) == (
+        "failed",
+        None,
+        "TrainingError: the loss is not finite at step 3.",
+    )
+
+
+def test_an_incomplete_grid_says_so() -> None:
+    runs = [make_run("redeem", 0.8, train_seed=seed) for seed in range(5)]
+    runs += [make_run("map", 0.7, train_seed=seed) for seed in (0, 2, 4)]
+    runs += [FakeRun(make_record("map", status="failed", train_seed=1))]
+    row = row_of(only_table(runs), "map")
+    assert row.seeds == [0, 2, 4]
+    assert row.missing_seeds == [1, 3]
+    assert row.badges == ["1 failed", "3 of 5 seeds"]
+    assert [run["status"] for run in row.runs] == ["finished", "failed", "finished", "finished"]
+
+
+def test_gap_recovered_lies_between_floor_and_oracle() -> None:
+    floor = make_run("zero_fill", 0.6, reference="floor")
+    oracle = make_run("complete", 0.9, oracle=True, reference="ceiling")
+    other_floor = make_run("majority", 0.2, reference="floor")
+    table = only_table([floor, oracle, other_floor, make_run("redeem", 0.75), make_run("bad", 0.5)])
+    gaps = {row.name: row.gap_recovered for row in table.rows}
+    assert gaps == pytest.approx({"complete": 1, "redeem": 0.5, "zero_fill": 0, "bad": -1 / 3, "majority": -4 / 3})
+
+
+@pytest.mark.parametrize("oracle", [None, 0.6, 0.5])
+def test_gap_is_blank_where_it_is_undefined(oracle: float | None) -> None:
+    runs = [make_run("zero_fill", 0.6, reference="floor"), make_run("redeem", 0.75)]
+    if oracle is not None:
+        runs.append(make_run("complete", oracle, oracle=True))
+    assert {row.gap_recovered for row in only_table(runs).rows} == {None}
+
+
+def test_gap_uses_the_reference_of_the_same_backbone() -> None:
+    def on(backbone: str, run: FakeRun) -> FakeRun:
+        return replace(run, record=replace(run.record, backbone=backbone, run_id=run.record.run_id + backbone))
+
+    runs = [
+        on(backbone, run)
+        for backbone, shift in (("fusion", 0.0), ("vilt_b32", 0.2))
+        for run in (
+            make_run("zero_fill", 0.4 + shift, reference="floor"),
+            make_run("complete", 0.6 + shift, oracle=True),
+            make_run("redeem", 0.5 + shift),
+        )
+    ]
+    runs.append(on("", make_run("knn_vote", 0.5)))
+    rows = only_table(runs).rows
+    assert [row.gap_recovered for row in rows if row.method == "redeem"] == pytest.approx([0.5, 0.5])
+    assert [row.gap_recovered for row in rows if row.method == "knn_vote"] == [None]
+
+
+def test_other_settings_are_other_rows_with_the_difference_in_the_name() -> None:
+    def config(epochs: int, home: str) -> dict[str, object]:
+        return {"method": {"name": "redeem"}, "trainer": {"epochs": epochs}, "paths": {"home": home}}
+
+    runs = [
+        replace(
+            make_run("redeem", 0.8, train_seed=seed, config=config(epochs, f"/home/{seed}")), mlflow_run_id=str(seed)
+        )
+        for seed in range(2)
+        for epochs in (5, 30)
+    ]
+    for number, run in enumerate(runs):
+        run.record.run_id = str(number)
+    table = only_table(runs)
+    assert sorted(row.name for row in table.rows) == ["redeem [trainer.epochs=30]", "redeem [trainer.epochs=5]"]
+    assert all(row.seeds == [0, 1] for row in table.rows)
+    edited = make_run("redeem", 0.8, train_seed=0)
+    edited.record.fingerprints["method"] = "abc"
+    edited.record.run_id = "edited"
+    names = sorted(row.name for row in only_table([make_run("redeem", 0.8), edited]).rows)
+    assert names == ["redeem [code.method=abc]", "redeem [code.method=unset]"]
+
+
+def test_one_run_id_counts_once() -> None:
+    (row,) = only_table([make_run("redeem", 0.8), make_run("redeem", 0.8)]).rows
+    assert len(row.runs) == 1
+
+
+def test_lost_predictions_are_said_not_ranked() -> None:
+    class Lost(FakeRun):
+        def predictions(self) -> Predictions:
+            raise DataError("predictions.parquet: gone.")
+
+    lost = Lost(make_record("lost", make_predictions(0.9)))
+    table = only_table([make_run("redeem", 0.8), lost])
+    assert row_of(table, "lost").rank is None
+    assert row_of(table, "redeem").rank == 1
+    assert table.notes == ["lost: not ranked, its predictions cannot be read (predictions.parquet: gone.)"]
+
+
+def test_other_samples_are_never_ranked_together() -> None:
+    table = only_table([make_run("redeem", 0.8), make_run("map", 0.7, count=100)])
+    assert [row.rank for row in table.rows] == [None, None]
+    assert "not about the same test samples" in table.notes[0]
+
+
+def test_an_undefined_score_is_a_badge_not_a_number() -> None:
+    run = make_run("redeem", 0.8)
+    run.record.results[0].metrics["accuracy"] = float("nan")
+    (row,) = only_table([run]).rows
+    assert row.score is None
+    assert "accuracy undefined in 1" in row.badges
+
+
+def test_an_unregistered_metric_has_scores_but_no_ranks() -> None:
+    run = make_run("redeem", 0.8)
+    result = run.record.results[0]
+    result.metrics["own"] = 0.5
+    run.record.primary_metric = "own"
+    table = only_table([run])
+    assert (table.rows[0].score, table.rows[0].rank) == (0.5, None)
+    assert "own is not registered" in table.notes[0]
+
+
+def test_lower_is_better() -> None:
+    runs = [make_run(name, accuracy, count=400) for name, accuracy in (("good", 0.9), ("bad", 0.5))]
+    for run in runs:
+        record, predictions = run.record, run.predictions()
+        record.primary_metric, record.higher_is_better = "log_loss", False
+        probabilities = np.exp(predictions.logits) / np.exp(predictions.logits).sum(axis=1, keepdims=True)
+        loss = -np.log(probabilities[np.arange(400), predictions.labels]).mean()
+        record.results[0].metrics["log_loss"] = float(loss)
+    table = only_table(runs)
+    assert [(row.name, row.rank) for row in table.rows] == [("good", 1), ("bad", 2)]
+
+
+def test_reports_leave_torch_alone() -> None:
+    code = (
+        "import sys\nimport harness.reports.build, harness.reports.render, harness.reports.statistics\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'pandas', 'scipy', 'jinja2', 'matplotlib', 'sklearn'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "from harness.testing.records import make_run\n"
+        "runs = [make_run('redeem', 0.8), make_run('map', 0.7)]\n"
+        "print(harness.reports.build.comparison_table(runs))\n"
+        "harness.reports.render.to_html(harness.reports.leaderboard.Leaderboard.build(runs))\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "redeem" in done.stdout

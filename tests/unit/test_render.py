@@ -1,0 +1,195 @@
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UnknownNameError
+from harness.reports.build import build_report, comparison_table
+from harness.reports.leaderboard import Leaderboard
+from harness.reports.render import RENDERERS, count_text, formats, to_csv, to_html, to_json, to_latex, to_markdown
+from harness.testing.records import FakeRun, make_record, make_run
+
+HOSTILE = "<script>alert('x')</script>|`_%&$\\"
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[FakeRun]:
+    runs = [make_run("redeem", 0.8 + 0.01 * seed, train_seed=seed) for seed in range(3)]
+    runs += [make_run("zero_fill", 0.6, reference="floor"), make_run("complete", 0.9, oracle=True)]
+    runs += [FakeRun(make_record("broken", status="failed")), make_run("redeem", 0.75, mask="n" * 64)]
+    return runs
+
+
+@pytest.fixture(scope="module")
+def board(runs: list[FakeRun]) -> Leaderboard:
+    return Leaderboard.build(runs)
+
+
+class Cells(HTMLParser):
+    """Rows of visible cells, and every tag that could reach outside or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self._open = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "action", "onclick")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag == "td":
+            self._open = True
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = self._open and tag != "td"
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.rows[-1][-1] += data
+
+
+def parse(page: str) -> Cells:
+    cells = Cells()
+    cells.feed(page)
+    return cells
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"\b\d\.\d{4}\b", text)]
+
+
+def test_all_formats_carry_the_same_numbers(board: Leaderboard) -> None:
+    exact = [
+        [row.score, row.low, row.high, *row.per_pattern.values()]
+        for table in board.tables
+        for row in table.rows
+        if row.score is not None
+    ]
+    expected = sorted(round(value, 4) for values in exact for value in values if value is not None)
+    assert len(expected) == 24
+
+    for text in (to_markdown(board), to_latex(board), comparison_table_of(board)):
+        assert sorted(numbers(text)) == expected
+    page = parse(to_html(board))
+    assert sorted(number for row in page.rows if len(row) > 5 for number in numbers(" ".join(row))) == expected
+    lines = list(csv.DictReader(io.StringIO(to_csv(board))))
+    keys = [key for key in lines[0] if key in ("score", "low", "high") or key.startswith("pattern:")]
+    assert sorted(round(float(line[key]), 4) for line in lines for key in keys if line[key]) == expected
+    data = json.loads(to_json(board))
+    found = [
+        round(value, 4)
+        for table in data["tables"]
+        for row in table["rows"]
+        for value in (row["score"], row["low"], row["high"], *row["per_pattern"].values())
+        if value is not None
+    ]
+    assert sorted(found) == expected
+
+
+def comparison_table_of(board: Leaderboard) -> str:
+    from harness.reports.render import to_terminal
+
+    return to_terminal(board)
+
+
+def test_terminal_table(runs: list[FakeRun]) -> None:
+    text = comparison_table(runs)
+    assert "openmoji · both_0.7 · observed supervision · masks mmmmmmmm" in text
+    redeem = next(line for line in text.splitlines() if re.match(r"\s*1\s+redeem", line)).split()
+    assert redeem[:4] == ["1", "redeem", "3", "0.8100"]
+    assert "70" in redeem  # (0.81 - 0.6) / (0.9 - 0.6) in percent
+    assert "123k" in redeem
+    assert "complete: oracle, not ranked; 1 of 3 seeds" in text
+    assert "broken: 1 failed; TrainingError: the loss is not finite at step 3." in text
+    widths = {len(line) for line in text.splitlines()[1:3]}
+    assert len(widths) == 1
+    assert max(widths) < 130
+
+
+@pytest.mark.parametrize("name", list(RENDERERS))
+def test_no_runs(name: str) -> None:
+    text = RENDERERS[name](Leaderboard.build([]))
+    assert text
+    if name == "html":
+        assert "No runs yet" in text
+    assert "No runs yet" in comparison_table([])
+
+
+def test_html_is_self_contained_and_small(board: Leaderboard) -> None:
+    page = to_html(board)
+    parsed = parse(page)
+    assert parsed.references == []
+    assert not {"link", "img", "iframe", "object", "base", "form"} & set(parsed.tags)
+    assert "http" not in page
+    assert "@import" not in page
+    assert parsed.tags.count("script") == 1
+    assert len(page) < 60_000
+
+
+def test_hostile_strings_are_text_everywhere() -> None:
+    run = make_run("redeem", 0.8, label=HOSTILE, config={"method": {HOSTILE: HOSTILE}})
+    run.record.dataset["name"] = HOSTILE
+    run.record.environment = {"host": HOSTILE}
+    failed = FakeRun(make_record("broken", status="failed", dataset=HOSTILE))
+    failed.record.error = HOSTILE
+    failed.record.dataset["fingerprint"] = run.record.dataset["fingerprint"]
+    board = Leaderboard.build([run, failed])
+    page = to_html(board)
+    assert parse(page).tags.count("script") == 1
+    assert "<script>alert" not in page
+    assert any(HOSTILE in cell for row in parse(page).rows for cell in row)
+    assert "<script>" not in to_markdown(board).replace("\\<", "")
+    table = [line for line in to_markdown(board).splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    assert "\\_\\%\\&\\$\\textbackslash{}" in to_latex(board)
+
+
+def test_a_spreadsheet_runs_nothing() -> None:
+    board = Leaderboard.build([make_run("=cmd", 0.8)])
+    assert next(csv.DictReader(io.StringIO(to_csv(board))))["method"] == "'=cmd"
+
+
+def test_the_best_ranked_score_is_bold_and_no_oracle(board: Leaderboard) -> None:
+    assert "**0.8100**" in to_markdown(board)
+    assert "**0.9000**" not in to_markdown(board)
+    assert "\\textbf{0.8100}" in to_latex(board)
+    assert "<strong>0.8100</strong>" in to_html(board)
+
+
+def test_an_undefined_pattern_score_is_left_out() -> None:
+    run = make_run("redeem", 0.8, config={"method": {"limit": float("inf")}})
+    run.record.results[0].per_pattern["text"]["accuracy"] = float("nan")
+    board = Leaderboard.build([run])
+    assert board.tables[0].patterns == ["text+image", "image"]
+    (row,) = json.loads(to_json(board))["tables"][0]["rows"]
+    assert sorted(row["per_pattern"]) == ["image", "text+image"]
+    assert row["config"]["method"]["limit"] is None
+    assert "nan" not in to_html(board)
+
+
+def test_build_writes_the_chosen_formats(runs: list[FakeRun], tmp_path: Path) -> None:
+    paths = build_report(runs, tmp_path / "deep" / "out", ["md", "csv"])
+    assert [path.name for path in paths] == ["report.md", "report.csv"]
+    assert paths[0].read_text() == to_markdown(Leaderboard.build(runs))
+    assert sorted(path.name for path in (tmp_path / "deep" / "out").iterdir()) == ["report.csv", "report.md"]
+
+
+def test_unknown_format() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown report format 'htm'\. Did you mean 'html'"):
+        formats(["htm"])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (999, "999"), (9_999, "9999"), (12_345, "12.3k"), (111_600_000, "112M"), (2.5e9, "2.5G")],
+)
+def test_counts(value: float, text: str) -> None:
+    assert count_text(value) == text
