@@ -43,7 +43,8 @@ class Score:
         """The score under each row of `weights` `[S, N]`, how often each sample is counted."""
         if len(labels) == 0:
             return np.full(len(weights), np.nan)
-        return self.weighted(np.asarray(logits, dtype=np.float64), np.asarray(labels), weights)
+        exact = np.asarray(labels, dtype=np.float64 if labels.ndim == 2 else np.int64)
+        return self.weighted(np.asarray(logits, dtype=np.float64), exact, weights)
 
 
 def _ratio(numerator: Floats, denominator: Floats, undefined: float = np.nan) -> Floats:
@@ -66,7 +67,8 @@ def _sample_mean(values: Floats, weights: Floats) -> Floats:
 
 def _log_softmax(logits: Floats) -> Floats:
     shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    # Summed in sorted order: samples with the same logits in another order tie exactly, on every machine.
+    return np.asarray(shifted - np.log(np.exp(np.sort(shifted, axis=1)).sum(axis=1, keepdims=True)))
 
 
 def _binary_columns(logits: Floats, labels: Labels) -> tuple[Floats, BoolArray]:
