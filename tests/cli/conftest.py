@@ -1,0 +1,51 @@
+"""Fixtures of the command-line tests: a home of their own, and plugins that leave no trace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import registry
+
+PLUGIN_FILE = Path(__file__).with_name("plugin_file.py")
+
+#: Overrides that name only plugins of `plugin_file.py`, so that a test needs no data and no weights.
+TOY = [
+    "dataset=toy_data",
+    "backbone=toy_backbone",
+    "protocol=toy_0.5",
+    "encoders={text: toy_encoder, image: toy_encoder, features: toy_encoder, tabular: toy_encoder}",
+]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder, and no tracking server from the environment."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("HARNESS_HOME", str(folder))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def restored_registries() -> Iterator[None]:
+    """Forgets what a test has registered."""
+    before = {}
+    for kind, plugins in registry.KINDS.items():
+        plugins.names()
+        before[kind] = (dict(plugins._entries), dict(plugins._loaded))
+    yield
+    for kind, plugins in registry.KINDS.items():
+        plugins._entries, plugins._loaded = before[kind]
+    for name in [name for name in sys.modules if name.startswith("harness_plugin_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def toy() -> None:
+    """Loads the toy plugins."""
+    registry.load_plugin_file(PLUGIN_FILE)
