@@ -49,7 +49,7 @@ _MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KI
 
 def redact(text: str) -> str:
     """`text` without user names, passwords and tokens of the addresses in it."""
-    text = re.sub(r"(?<=://)[^/\s@'\"]+@", "***@", text)
+    text = re.sub(r"(?<=://)[^/\s'\"]+@", "***@", text)
     return re.sub(r"(?i)\b([\w-]*(?:password|passwd|token|secret|api_?key)[\w-]*=)[^&\s'\"]+", r"\1***", text)
 
 

@@ -72,6 +72,8 @@ class Row:
         per_pattern: Pattern -> mean of the primary metric.
         gap_recovered: `(score - floor) / (oracle - floor)`; None where it is undefined.
         cost: Means over seeds of seconds, and the largest of what a seed needed.
+        oracle: Whether the method was shown every modality.
+        reference: `floor`, `ceiling` or None.
         badges: Short warnings and facts.
         error: First line of the first failure.
         metrics: Every metric, mean over seeds.

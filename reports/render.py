@@ -161,7 +161,9 @@ def to_terminal(board: Leaderboard) -> str:
             for cells in grid
         ]
         remarks = [f"  {row.name}: {remark.cell(row)}" for row in table.rows if row.badges or row.error]
-        blocks.append("\n".join([table.title, *lines, *remarks, *(f"  {note}" for note in table.notes)]))
+        text = [table.title, *lines, *remarks, *(f"  {note}" for note in table.notes)]
+        # Names come from other people's records: an escape sequence must not reach the terminal.
+        blocks.append("\n".join("".join(char if char.isprintable() else "?" for char in line) for line in text))
     return "\n\n".join(blocks) or "No runs yet: start one with `harness run`."
 
 

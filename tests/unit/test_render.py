@@ -152,6 +152,12 @@ def test_hostile_strings_are_text_everywhere() -> None:
     assert "\\_\\%\\&\\$\\textbackslash{}" in to_latex(board)
 
 
+def test_no_escape_sequence_reaches_the_terminal() -> None:
+    text = comparison_table([make_run("\x1b[31mred", 0.8)])
+    assert "\x1b" not in text
+    assert "?[31mred" in text
+
+
 def test_a_spreadsheet_runs_nothing() -> None:
     board = Leaderboard.build([make_run("=cmd", 0.8)])
     assert next(csv.DictReader(io.StringIO(to_csv(board))))["method"] == "'=cmd"

@@ -45,7 +45,12 @@ def test_uri_order(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["http://me:hunter2@host:1/x", "see postgresql://u:hunter2@h/db now", "http://h/?token=hunter2&x=1"],
+    [
+        "http://me:hunter2@host:1/x",
+        "http://me:p@hunter2@host",
+        "see postgresql://u:hunter2@h/db now",
+        "http://h/?token=hunter2&x=1",
+    ],
 )
 def test_credentials_are_redacted(text: str) -> None:
     assert "hunter2" not in redact(text)
