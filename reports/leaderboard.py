@@ -235,8 +235,9 @@ def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> R
         ]
     )
     row.counts = dict(results[0].pattern_counts) if results else {}
-    if len(results) == 1 and key.metric in results[0].intervals:
-        row.low, row.high = results[0].intervals[key.metric]
+    own = results[0].intervals.get(key.metric, []) if len(results) == 1 else []
+    if own and all(map(math.isfinite, own)):
+        row.low, row.high = own
     costs = [asdict(item.record.cost) for item in done]
     row.cost = {
         name: float(max(values) if name.endswith(("_bytes", "_items", "_parameters")) else np.mean(values))

@@ -13,15 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import DataError
+from harness.measures import Score, accuracy
 from harness.progress import track
 from harness.types import Predictions
 
 Metric = Callable[[npt.NDArray[np.float32], npt.NDArray[Any]], float]
 Floats = npt.NDArray[np.float64]
 
-#: Draws when a metric is a mean over samples, and otherwise (every draw then evaluates the metric itself).
-MEAN_DRAWS = 10_000
-METRIC_DRAWS = 2_000
+#: Draws of metrics that score many resamples at once, and of plain functions, which are called for each.
+DRAWS = 10_000
+PLAIN_DRAWS = 2_000
 _CHUNK = 500
 
 
@@ -63,25 +64,11 @@ def same_samples(runs: Sequence[Predictions]) -> None:
             raise DataError("these predictions are not about the same test samples; they cannot be compared in pairs.")
 
 
-def _per_sample(metric: Metric, run: Predictions) -> Floats | None:
-    """`[N]` values whose mean is the metric, or None: right answers are tried and must give it exactly."""
-    if run.labels.ndim == 1 and run.labels.dtype.kind in "iu":
-        right: Floats = (run.logits.argmax(axis=1) == run.labels).astype(np.float64)
-        if abs(right.mean() - metric(run.logits, run.labels)) < 1e-12:
-            return right
-    return None
-
-
-def _sample_means(metric: Metric, rows: Sequence[Sequence[Predictions]]) -> list[Floats] | None:
-    """Per method `[N, seeds]` values whose column means are the metric, or None if it is no such mean."""
-    tables = []
-    for row in rows:
-        parts = [_per_sample(metric, run) for run in row]
-        values = [part for part in parts if part is not None]
-        if len(values) < len(parts):
-            return None
-        tables.append(np.stack(values, axis=1))
-    return tables
+def _resampled(metric: Metric, run: Predictions, picks: npt.NDArray[np.int64], weights: Floats) -> Floats:
+    """`[S]` scores of S resamples, given as rows `picks` and as counts `weights`, both `[S, N]`."""
+    if isinstance(metric, Score):
+        return metric.resampled(run.logits, run.labels, weights)
+    return np.array([metric(run.logits[pick], run.labels[pick]) for pick in picks])
 
 
 def bootstrap(metric: Metric, rows: Sequence[Sequence[Predictions]], *, seed: int = 0, draws: int = 0) -> Floats:
@@ -91,10 +78,10 @@ def bootstrap(metric: Metric, rows: Sequence[Sequence[Predictions]], *, seed: in
     differences between columns are paired over samples and carry the variance of training too.
 
     Args:
-        metric: `(logits, labels) -> score`.
+        metric: `(logits, labels) -> score`; a `Score` evaluates all resamples at once.
         rows: Per method the predictions of its runs (seeds), all about the same samples.
         seed: Of the resampling.
-        draws: Number R of draws; 0 takes `MEAN_DRAWS` or `METRIC_DRAWS`.
+        draws: Number R of draws; 0 takes `DRAWS`, or `PLAIN_DRAWS` for plain functions.
 
     Returns:
         `[R, rows]` float64; NaN where a resample leaves the metric undefined.
@@ -104,20 +91,17 @@ def bootstrap(metric: Metric, rows: Sequence[Sequence[Predictions]], *, seed: in
     """
     same_samples([run for row in rows for run in row])
     rng = np.random.default_rng(seed)
-    means = _sample_means(metric, rows)
-    draws = draws or (METRIC_DRAWS if means is None else MEAN_DRAWS)
+    draws = draws or (DRAWS if isinstance(metric, Score) else PLAIN_DRAWS)
     count = len(rows[0][0].ids)
     result = np.empty((draws, len(rows)))
     starts = range(0, draws, _CHUNK)
-    for start in starts if means is not None else track(starts, "bootstrap"):
+    for start in starts if isinstance(metric, Score) else track(starts, "bootstrap"):
         size = min(_CHUNK, draws - start)
         picks = rng.integers(count, size=(size, count))
-        weights = np.stack([np.bincount(pick, minlength=count) for pick in picks]) / count
+        cells = picks + np.arange(size)[:, None] * count
+        weights = np.bincount(cells.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
         for column, row in enumerate(rows):
-            if means is not None:
-                scores = weights @ means[column]
-            else:
-                scores = np.array([[metric(run.logits[pick], run.labels[pick]) for run in row] for pick in picks])
+            scores = np.stack([_resampled(metric, run, picks, weights) for run in row], axis=1)
             chosen = rng.integers(len(row), size=(size, len(row)))
             result[start : start + size, column] = np.take_along_axis(scores, chosen, axis=1).mean(axis=1)
     return result
@@ -173,10 +157,8 @@ def compare(metric: Metric, a: Sequence[Predictions], b: Sequence[Predictions], 
     differences = draws[:, 0] - draws[:, 1]
     low, high = interval(differences) or (float("nan"), float("nan"))
     exact = None
-    if len(a) == len(b) == 1:
-        right = [_per_sample(metric, runs[0]) for runs in (a, b)]
-        if right[0] is not None and right[1] is not None:
-            exact = mcnemar(right[0] > 0, right[1] > 0)
+    if metric is accuracy and len(a) == len(b) == 1:
+        exact = mcnemar(*(runs[0].logits.argmax(axis=1) == runs[0].labels for runs in (a, b)))
     return Comparison(
         score_a,
         score_b,
