@@ -76,9 +76,9 @@ class Registry(Generic[T]):
                 f"{self.kind} {name!r} is registered twice: by {known.owner} ({known.target}) "
                 f"and by {owner} ({path}); rename one of them."
             )
-        self._entries[name] = Entry(name, path, owner)
         if not isinstance(target, str):
             self._loaded[name] = self._checked(name, target)
+        self._entries[name] = Entry(name, path, owner)
 
     def _discover(self) -> None:
         if self._discovered:
