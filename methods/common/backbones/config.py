@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness.config import BackboneConfig, EncoderConfig
-from harness.plugin import check_range
+from harness.plugin import check_choice, check_range
 
 
 @dataclass
@@ -64,6 +64,11 @@ class ViltB32Config(BackboneConfig):
         """The tokenizer and image size come from the same weights folder."""
         shared = {"weights": self.weights, "allow_download": self.allow_download}
         return {"vilt_text": {**shared, "max_text_len": self.max_text_len}, "vilt_image": shared}
+
+    def validate(self) -> None:
+        """Checks choices and ranges; raises `UsageError`."""
+        check_choice("backbone", "patch_order", self.patch_order, ("raster", "random"))
+        check_range("backbone", "max_text_len", self.max_text_len, 2)
 
 
 @dataclass

@@ -1,0 +1,87 @@
+"""What ViLT reads: word-piece ids and square pixels.  Both are kept compact and embedded on the fly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.encoder import Encoded, Encoder
+from harness.methods.common.backbones.config import ViltImageConfig, ViltTextConfig
+from harness.methods.common.backbones.vilt import load_pretrained
+from harness.types import FloatArray
+
+
+class ViltTextEncoder(Encoder):
+    """Ids of the checkpoint's own tokenizer, `[n, max_text_len]` int32, cut or padded to that length.
+
+    Args:
+        config: Weights folder or hub id, text length.
+
+    Raises:
+        DataError: If the tokenizer's files are not there.
+    """
+
+    batch_size = 256
+    storage = "int32"
+
+    def __init__(self, config: ViltTextConfig) -> None:
+        super().__init__(config)
+        from transformers import AutoTokenizer
+
+        self.max_text_len = config.max_text_len
+        self.tokenizer: Any = load_pretrained(AutoTokenizer, config.weights, config.allow_download)
+
+    def encode(self, values: Sequence[Any]) -> Encoded:
+        """Tokenises texts; `[CLS]` first, `[SEP]` last."""
+        encoded = self.tokenizer(
+            list(values), padding="max_length", truncation=True, max_length=self.max_text_len, return_tensors="np"
+        )
+        return Encoded(
+            encoded["input_ids"].astype(np.int32), encoded["attention_mask"].astype(np.bool_), _empty(len(values))
+        )
+
+    def fingerprint(self) -> str:
+        """Digest of the vocabulary and of how a probe text is split."""
+        probe = self.tokenizer("The café's N°1, 日本!")["input_ids"]
+        content = json.dumps([self.tokenizer.get_vocab(), probe], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+class ViltImageEncoder(Encoder):
+    """Pictures squashed to the model's square size, `[n, 1, S, S, 3]` uint8: one token that is the whole picture.
+
+    Args:
+        config: Weights folder or hub id, read for the image size only.
+
+    Raises:
+        DataError: If the model's configuration is not there.
+    """
+
+    storage = "uint8"
+
+    def __init__(self, config: ViltImageConfig) -> None:
+        super().__init__(config)
+        from transformers import ViltConfig
+
+        self.size = int(load_pretrained(ViltConfig, config.weights, config.allow_download).image_size)
+
+    def encode(self, values: Sequence[Any]) -> Encoded:
+        """Resizes uint8 pictures `[H, W, 3]` bilinearly; the aspect ratio is lost, as in the released code."""
+        from PIL import Image
+
+        size = (self.size, self.size)
+        pixels = [np.asarray(Image.fromarray(value).resize(size, Image.Resampling.BILINEAR)) for value in values]
+        return Encoded(np.stack(pixels)[:, None], np.ones((len(values), 1), dtype=np.bool_), _empty(len(values)))
+
+    def fingerprint(self) -> str:
+        """The image size."""
+        return str(self.size)
+
+
+def _empty(count: int) -> FloatArray:
+    """No pooled vector: retrieval keys come from the run's own encoders."""
+    return np.zeros((count, 0), dtype=np.float32)

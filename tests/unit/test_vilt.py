@@ -1,0 +1,386 @@
+"""ViLT backbone and its inputs on a tiny random ViLT, saved in the hub's format; no weights are downloaded."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import BertTokenizerFast, ViltConfig, ViltForMaskedLM, ViltModel
+
+from harness import registry
+from harness.audit import poisoned
+from harness.errors import DataError, UsageError
+from harness.features import FeatureArray
+from harness.masking import ObservedDataset
+from harness.method import Method, MethodContext
+from harness.methods.common.backbones import vilt
+from harness.methods.common.backbones.config import ViltB32Config, ViltImageConfig, ViltTextConfig
+from harness.methods.common.backbones.vilt import ViltBackbone, load_pretrained, load_vilt, stretch_positions
+from harness.methods.common.backbones.vilt_inputs import ViltImageEncoder, ViltTextEncoder
+from harness.testing.data import tiny_presence, tiny_spec
+from harness.types import FeatureSpec
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [*SPECIAL, "a", "red", "blue", "dog", "cat", "barks", "sits", "on", "the", "mat"]
+TEXT, SIZE, WIDTH = 8, 64, 32
+FEATURES = {"text": FeatureSpec(TEXT, (), 0), "image": FeatureSpec(1, (SIZE, SIZE, 3), 0)}
+TEXTS = ["a red dog barks", "the cat", "blue dog on the red mat", "zebra"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ViLT with its masked-language head and tokenizer, as on the hub."""
+    path = tmp_path_factory.mktemp("tiny vilt")
+    torch.manual_seed(0)
+    config = ViltConfig(
+        vocab_size=len(WORDS),
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=TEXT,
+        image_size=SIZE,
+        patch_size=32,
+        initializer_range=0.2,
+    )
+    model = ViltForMaskedLM(config)
+    for name, parameter in model.named_parameters():
+        if "position_embeddings" in name or "cls_token" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(path)
+    BertTokenizerFast(vocab={word: index for index, word in enumerate(WORDS)}).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def config(folder: Path) -> ViltB32Config:
+    return ViltB32Config(weights=str(folder), max_text_len=TEXT)
+
+
+@pytest.fixture
+def backbone(config: ViltB32Config) -> ViltBackbone:
+    return ViltBackbone(config, FEATURES).eval()
+
+
+def inputs(folder: Path, length: int = TEXT) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids and mask `[4, length]`, pixels `[4, 1, S, S, 3]`."""
+    text = ViltTextEncoder(ViltTextConfig(weights=str(folder), max_text_len=length)).encode(TEXTS)
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(0, 256, (40 + row, 90, 3), dtype=np.uint8) for row in range(4)]
+    image = ViltImageEncoder(ViltImageConfig(weights=str(folder))).encode(pictures)
+    return torch.from_numpy(text.tokens), torch.from_numpy(text.mask), torch.from_numpy(image.tokens)
+
+
+def assembled(backbone: ViltBackbone, ids: Tensor, mask: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    return backbone.assemble(
+        {
+            "text": backbone.embed("text", ids, mask),
+            "image": backbone.embed("image", pixels, torch.ones(len(pixels), 1, dtype=torch.bool)),
+        }
+    )
+
+
+@torch.no_grad()
+def test_equals_the_library_up_to_its_shuffled_patches(folder: Path, backbone: ViltBackbone) -> None:
+    ids, mask, pixels = inputs(folder)
+    hidden, keys = assembled(backbone, ids, mask, pixels)
+    ours = backbone.encode(hidden, keys)
+    reference = ViltModel.from_pretrained(folder).eval()
+    values = (pixels[:, 0].permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    theirs = reference(input_ids=ids.long(), attention_mask=mask.long(), pixel_values=values)
+    assert ours.shape == theirs.last_hidden_state.shape == (4, TEXT + 5, WIDTH)
+    real = torch.cat([mask, torch.ones(4, 1, dtype=torch.bool)], 1)  # padding positions are nobody's business
+    assert (ours - theirs.last_hidden_state)[:, : TEXT + 1][real].abs().max() < 1e-5
+    patches = torch.cdist(ours[:, TEXT + 1 :], theirs.last_hidden_state[:, TEXT + 1 :])
+    assert patches.min(2).values.max() < 1e-3
+    assert sorted(patches[0].argmin(1).tolist()) == [0, 1, 2, 3]
+    assert (backbone.pool(ours) - theirs.pooler_output).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_raster_order_is_deterministic_and_leaves_the_random_stream_alone(folder: Path, config: ViltB32Config) -> None:
+    ids, mask, pixels = inputs(folder)
+    raster = ViltBackbone(config, FEATURES).eval()
+    state = torch.get_rng_state()
+    first = assembled(raster, ids, mask, pixels)[0]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, assembled(raster, ids, mask, pixels)[0])
+    white = pixels.clone()
+    white[:, 0, :32, 32:] = 255  # upper right quarter: second patch in raster order
+    changed = (assembled(raster, ids, mask, white)[0] != first).any(2).any(0)
+    assert changed.nonzero().flatten().tolist() == [TEXT + 2]
+
+    config.patch_order = "random"
+    shuffled = ViltBackbone(config, FEATURES).eval()
+    torch.manual_seed(1)
+    once, again = (assembled(shuffled, ids, mask, pixels)[0] for _ in range(2))
+    assert not torch.equal(once, again)
+    torch.testing.assert_close(once[:, : TEXT + 1], first[:, : TEXT + 1])
+    torch.testing.assert_close(once[:, TEXT + 1 :].sum(1), first[:, TEXT + 1 :].sum(1))
+
+
+@torch.no_grad()
+def test_padding_keys_are_masked(folder: Path, backbone: ViltBackbone) -> None:
+    ids, mask, pixels = inputs(folder)
+    other = torch.where(mask, ids, torch.full_like(ids, 7))
+
+    def run(words: Tensor, masked: bool) -> Tensor:
+        hidden, keys = assembled(backbone, words, mask, pixels)
+        return backbone.pool(backbone.encode(hidden, keys if masked else None))
+
+    assert torch.equal(run(ids, True), run(other, True))
+    assert (run(ids, False) - run(other, False)).abs().max() > 1e-4
+    assert (run(ids, True) - run(ids, False)).abs().max() > 1e-4
+
+
+def test_prompts_lengthen_the_sequence_and_learn(folder: Path, backbone: ViltBackbone) -> None:
+    hidden, keys = assembled(backbone, *inputs(folder))
+    plain = backbone.encode(hidden, keys)
+    prompt = torch.randn(4, 3, WIDTH, requires_grad=True)
+    pooled = []
+    for layer in range(2):
+        output = backbone.encode(hidden, keys, {layer: prompt})
+        assert output.shape[1] == plain.shape[1] + 3
+        pooled.append(backbone.pool(output, 3))
+        (gradient,) = torch.autograd.grad(pooled[-1].sum(), prompt)
+        assert gradient.abs().sum() > 0
+    assert (pooled[0] - pooled[1]).abs().max() > 1e-4
+    assert (pooled[1] - backbone.pool(plain)).abs().max() > 1e-4
+
+
+def test_text_comes_first_whatever_the_order_of_the_data_set(folder: Path, config: ViltB32Config) -> None:
+    swapped = ViltBackbone(config, {"image": FEATURES["image"], "text": FEATURES["text"]}).eval()
+    ids, mask, pixels = inputs(folder)
+    hidden, keys = assembled(swapped, ids, mask, pixels)
+    text, _ = swapped.embed("text", ids, mask)
+    assert torch.equal(hidden[:, :TEXT], text)
+    assert torch.equal(keys[:, :TEXT], mask)
+    assert swapped.prefix_length == 0
+    assert [swapped.length(name) for name in ("image", "text")] == [5, TEXT]
+
+
+def test_stretched_positions_are_bilinear_with_free_corners() -> None:
+    table = torch.tensor([[0.0, 10.0], [1.0, 20.0]])
+    expected = torch.tensor([[0.0, 10.0], [0.25, 12.5], [0.75, 17.5], [1.0, 20.0]])
+    torch.testing.assert_close(stretch_positions(table, 4), expected)
+    assert stretch_positions(table, 2) is table
+
+
+@torch.no_grad()
+def test_longer_texts_and_larger_pictures_get_resampled_positions(folder: Path, config: ViltB32Config) -> None:
+    config.max_text_len = 2 * TEXT
+    features = {"text": FeatureSpec(2 * TEXT, (), 0), "image": FeatureSpec(1, (SIZE, 2 * SIZE, 3), 0)}
+    backbone = ViltBackbone(config, features).eval()
+    ids, mask, pixels = inputs(folder, 2 * TEXT)
+    wide = pixels.repeat(1, 1, 1, 2, 1)
+    hidden, _ = assembled(backbone, ids, mask, wide)
+    assert hidden.shape[1] == 2 * TEXT + backbone.length("image") == 2 * TEXT + 1 + 2 * 4
+    reference = ViltModel.from_pretrained(folder).eval()
+    text = reference.embeddings.text_embeddings
+    text.position_embeddings.weight = torch.nn.Parameter(stretch_positions(text.position_embeddings.weight, 2 * TEXT))
+    text.position_ids = torch.arange(2 * TEXT)[None]
+    values = (wide[:, 0].permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    theirs, _ = reference.embeddings(
+        ids.long(), mask.long(), torch.zeros_like(ids).long(), values, torch.ones(4, SIZE, 2 * SIZE), None, None
+    )
+    torch.testing.assert_close(hidden[:, : 2 * TEXT + 1], theirs[:, : 2 * TEXT + 1])
+    torch.testing.assert_close(hidden[:, 2 * TEXT + 1 :].sum(1), theirs[:, 2 * TEXT + 1 :].sum(1))
+
+
+def test_only_the_pooler_is_trained_and_dropout_stays_off(backbone: ViltBackbone) -> None:
+    trained = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    assert trained == {"vilt.pooler.dense.weight", "vilt.pooler.dense.bias"}
+    backbone.train()
+    assert backbone.training
+    assert not any(module.training for module in backbone.vilt.encoder.modules())
+    assert not any(module.training for module in backbone.vilt.embeddings.modules())
+    assert backbone.frozen
+
+
+def test_parameter_counts_of_the_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        real = ViltModel(ViltConfig())
+    monkeypatch.setattr(vilt, "load_vilt", lambda weights, allow_download: real)
+    features = {"text": FeatureSpec(128, (), 0), "image": FeatureSpec(1, (384, 384, 3), 0)}
+    backbone = ViltBackbone(ViltB32Config(), features)
+
+    def count(module: Any) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    parts = [count(module) for module in (real.embeddings, real.encoder, real.layernorm, real.pooler)]
+    assert parts == [25_948_416, 85_054_464, 1_536, 590_592]
+    assert count(backbone) == 111_595_008
+    assert sum(p.numel() for p in backbone.parameters() if p.requires_grad) == 590_592
+    assert (backbone.length("text"), backbone.length("image"), backbone.num_blocks) == (128, 145, 12)
+
+
+def test_text_encoder(folder: Path) -> None:
+    encoder = ViltTextEncoder(ViltTextConfig(weights=str(folder), max_text_len=6))
+    encoded = encoder.encode(["A red DOG", "zebra", "a red dog barks on the mat", ""])
+    assert encoded.tokens.tolist() == [
+        [2, 5, 6, 8, 3, 0],
+        [2, 1, 3, 0, 0, 0],
+        [2, 5, 6, 8, 10, 3],
+        [2, 3, 0, 0, 0, 0],
+    ]
+    assert encoded.mask.sum(1).tolist() == [5, 3, 6, 2]
+    assert encoded.tokens.dtype == np.int32
+    assert encoded.pooled.shape == (4, 0)
+    assert len(encoder.fingerprint()) == 64
+
+
+def test_image_encoder_squashes_to_a_square(folder: Path) -> None:
+    encoder = ViltImageEncoder(ViltImageConfig(weights=str(folder)))
+    left_black = np.zeros((30, 128, 3), dtype=np.uint8)
+    left_black[:, 64:] = 255
+    encoded = encoder.encode([left_black, np.full((64, 64, 3), 9, dtype=np.uint8)])
+    assert encoded.tokens.shape == (2, 1, SIZE, SIZE, 3)
+    assert encoded.tokens.dtype == np.uint8
+    assert (encoded.tokens[0, 0, :, :30] == 0).all()
+    assert (encoded.tokens[0, 0, :, 34:] == 255).all()
+    assert (encoded.tokens[1] == 9).all()
+    assert encoded.mask.all()
+    assert encoder.fingerprint() == "64"
+
+
+def test_absent_weights_are_one_line_and_no_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    contacted: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: contacted.append(address))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: contacted.append(args) or [])
+    loads = [
+        lambda: load_vilt("nobody/no-such-vilt", False),
+        lambda: ViltTextEncoder(ViltTextConfig(weights="nobody/no-such-vilt")),
+        lambda: ViltImageEncoder(ViltImageConfig(weights=str(tmp_path / "absent"))),
+    ]
+    for load in loads:
+        with pytest.raises(DataError) as caught:
+            load()
+        message = str(caught.value)
+        assert "\n" not in message
+        assert all(way in message for way in ("backbone.weights=DIR", "hf download", "backbone.allow_download=true"))
+        assert caught.value.exit_code == 3
+    assert not contacted
+
+
+def test_the_hub_cache_is_read_without_a_connection(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "models--dandelin--tiny" / "snapshots" / "abc"
+    shutil.copytree(folder, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.file_download, "HF_HUB_CACHE", str(tmp_path), raising=False)
+    contacted: list[object] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: contacted.append(args) or [])
+    assert load_vilt("dandelin/tiny", False).config.hidden_size == WIDTH
+    assert ViltTextEncoder(ViltTextConfig(weights="dandelin/tiny")).tokenizer.vocab_size == len(WORDS)
+    assert ViltImageEncoder(ViltImageConfig(weights="dandelin/tiny")).size == SIZE
+    assert not contacted
+
+
+def test_download_needs_permission() -> None:
+    calls: list[dict[str, Any]] = []
+
+    class Hub:
+        @staticmethod
+        def from_pretrained(source: str, **options: Any) -> str:
+            calls.append(options)
+            return source
+
+    with pytest.raises(DataError):
+        load_pretrained(Hub, "some/model", False)
+    assert not calls
+    assert load_pretrained(Hub, "some/model", True) == "some/model"
+    assert calls == [{}]
+
+
+def test_a_folder_with_something_else_or_half_a_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DataError, match="not a whole ViLT in the hub's format"):
+        load_vilt(str(tmp_path), False)
+    half = tmp_path / "half"
+    ViltModel(ViltConfig.from_pretrained(folder), add_pooling_layer=False).save_pretrained(half)
+    with pytest.raises(DataError, match=r"not a whole ViLT: 2 weights are missing, e\.g\. pooler"):
+        load_vilt(str(half), False)
+
+
+def test_modalities_that_are_neither_ids_nor_pixels_are_refused(config: ViltB32Config) -> None:
+    with pytest.raises(UsageError, match="backbone=fusion"):
+        ViltBackbone(config, {"sound": FeatureSpec(4, (16,), 16)})
+
+
+@pytest.mark.parametrize(("option", "value"), [("patch_order", "spiral"), ("max_text_len", 1)])
+def test_bad_options(option: str, value: Any) -> None:
+    config = ViltB32Config()
+    setattr(config, option, value)
+    with pytest.raises(UsageError, match=option):
+        config.validate()
+
+
+# -- methods on this backbone ----------------------------------------------------------------------------------------
+
+
+def vilt_data(folder: Path, count: int = 12) -> tuple[ObservedDataset, dict[str, FeatureArray]]:
+    """Text and picture samples, half of them incomplete; retrieval keys are random vectors."""
+    generator = np.random.default_rng(1)
+    texts = [" ".join(generator.choice(WORDS[5:], size=5)) for _ in range(count)]
+    pictures = [generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(count)]
+    encoded = {
+        "text": ViltTextEncoder(ViltTextConfig(weights=str(folder), max_text_len=TEXT)).encode(texts),
+        "image": ViltImageEncoder(ViltImageConfig(weights=str(folder))).encode(pictures),
+    }
+    features = {
+        name: FeatureArray(
+            part.tokens,
+            part.mask,
+            generator.standard_normal((count, 6)).astype(np.float32),
+            generator.integers(1, 2**62, size=(count,), dtype=np.int64),
+        )
+        for name, part in encoded.items()
+    }
+    present = tiny_presence(count, 2, 0.5)
+    view = ObservedDataset(
+        tiny_spec("multiclass", 2),
+        "train",
+        [f"s{row}" for row in range(count)],
+        features,
+        np.arange(count),
+        present,
+        np.ones_like(present),
+        np.arange(count) % 3,
+    )
+    return view, features
+
+
+@pytest.mark.parametrize("name", registry.methods.names())
+def test_methods_run_on_it_and_cannot_see_hidden_values(name: str, folder: Path, config: ViltB32Config) -> None:
+    kind: Any = registry.methods.get(name)
+    options = kind(modality="text") if name == "unimodal" else kind()
+    view, features = vilt_data(folder)
+    outputs = []
+    for shown in poisoned(view, features):
+        specs = {modality: array.spec for modality, array in features.items()}
+        context = MethodContext(view.spec, specs, lambda specs=specs: ViltBackbone(config, specs))  # type: ignore[misc]
+        torch.manual_seed(0)
+        method: Method = kind.implementation()(options, context)
+        method.prepare(shown)
+        torch.manual_seed(1)
+        loss = method.train()(shown.batch(range(len(shown)))).loss
+        assert torch.isfinite(loss)
+        if kind.trains:
+            loss.backward()
+            frozen = [p for p in method.parameters() if not p.requires_grad]
+            assert frozen
+            assert all(p.grad is None for p in frozen)
+        with torch.no_grad():
+            outputs.append((loss.detach(), method.eval()(shown.batch(range(len(shown))))))
+    assert torch.equal(outputs[0][0], outputs[1][0])
+    assert torch.equal(outputs[0][1], outputs[1][1])
