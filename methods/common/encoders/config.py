@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.config import EncoderConfig
+from harness.plugin import check_range
 
 
 @dataclass
@@ -16,6 +17,7 @@ class IdentityConfig(EncoderConfig):
     summary: ClassVar[str] = "feature vectors and sequences as they are"
     citation: ClassVar[str] = "none: no model"
     kinds: ClassVar[tuple[str, ...]] = ("features", "tabular")
+    card: ClassVar[str] = "cards/identity.md"
 
 
 @dataclass
@@ -35,6 +37,11 @@ class MiniLMConfig(EncoderConfig):
         "Reimers and Gurevych, Sentence-BERT, EMNLP 2019 (all-MiniLM-L6-v2)"
     )
     kinds: ClassVar[tuple[str, ...]] = ("text",)
+    card: ClassVar[str] = "cards/minilm.md"
+
+    def validate(self) -> None:
+        """Checks ranges; raises `UsageError`."""
+        check_range("encoder minilm", "max_tokens", self.max_tokens, 3, 512)
 
 
 @dataclass
@@ -53,3 +60,8 @@ class EfficientNetLite0Config(EncoderConfig):
         "Tan and Le, EfficientNet, ICML 2019; Lite0 weights of the package named in docs/dependencies.md"
     )
     kinds: ClassVar[tuple[str, ...]] = ("image",)
+    card: ClassVar[str] = "cards/efficientnet_lite0.md"
+
+    def validate(self) -> None:
+        """Checks ranges; raises `UsageError`."""
+        check_range("encoder efficientnet_lite0", "grid", self.grid, 1, 7)
