@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -35,16 +35,25 @@ _CACHE_FORMAT = 1
 
 _SKIN_TONES = {f"{code:X}" for code in range(0x1F3FB, 0x1F400)}
 _DROPPED_GROUPS = {"Flags", "Component"}
-_MIN_CLASS = 12
+# A class needs this many emoji, in this many groups of near-duplicates, or no split can show it.
+_MIN_EMOJI = 12
+_MIN_GROUPS = 6
 
 # Words that do not tell two emoji apart when samples are grouped: who, which colour, size, direction or number.
-_PEOPLE = set(
-    "man men woman women person people boy girl child children adult old older baby mr mrs mx ms santa father".split()
+_PEOPLE = frozenset(
+    re.findall(
+        r"\w+",
+        "man men woman women person people boy girl child children adult old older baby mr mrs mx ms santa father",
+    )
 )
-_MINOR = set(
-    "red orange yellow green blue purple brown black white grey gray pink light dark small medium large big heavy left "
-    "right up down upwards downwards leftwards rightwards facing tilted pointing front clockwise counterclockwise "
-    "one two three four five six seven eight nine ten eleven twelve 1st 2nd 3rd 0 1 2 3 4 5 6 7 8 9 10".split()
+_MINOR = frozenset(
+    re.findall(
+        r"\w+",
+        "red orange yellow green blue purple brown black white grey gray pink light dark small medium large big heavy "
+        "left right up down upwards downwards leftwards rightwards facing tilted pointing front clockwise "
+        "counterclockwise one two three four five six seven eight nine ten eleven twelve 1st 2nd 3rd "
+        "0 1 2 3 4 5 6 7 8 9 10",
+    )
 )
 _SAME_WORD = {"princess": "prince", "mermaid": "merperson", "merman": "merperson"}
 _IRREGULAR = {"people": "person", "men": "man", "women": "woman", "children": "child"}
@@ -78,7 +87,7 @@ class OpenMojiConfig(DatasetConfig):
     level: ClassVar[str] = "group"
     dataset_name: ClassVar[str] = "openmoji"
 
-    def load(self, data_dir: Path, cache_dir: Path) -> DataTable:
+    def load(self, data_dir: Path, cache_dir: Path) -> DataTable:  # noqa: ARG002
         """Reads the two packages; the first call draws all pictures (about 10 seconds).
 
         Raises:
@@ -86,17 +95,20 @@ class OpenMojiConfig(DatasetConfig):
             DataError: If a package has another version or content than the pinned one.
         """
         items, near, pixels = _prepare(cache_dir)
-        labels_of: Callable[[_Item], str] = lambda item: item.group if self.level == "group" else item.subgroup  # noqa: E731
+        names = [item.group if self.level == "group" else item.subgroup for item in items]
         forbidden = _label_words(items, self.level)
         texts = [_without(item.name, forbidden) for item in items]
-        counts = Counter(labels_of(item) for item, text in zip(items, texts, strict=True) if text)
-        classes = sorted(name for name, count in counts.items() if count >= _MIN_CLASS)
-        rows = [row for row, item in enumerate(items) if texts[row] and labels_of(item) in classes]
+        groups = _near_duplicates(items, texts, near)
+        named = [row for row, text in enumerate(texts) if text]
+        emoji = Counter(names[row] for row in named)
+        unlike = Counter(name for name, _ in {(names[row], int(groups[row])) for row in named})
+        classes = sorted(name for name in emoji if emoji[name] >= _MIN_EMOJI and unlike[name] >= _MIN_GROUPS)
+        rows = [row for row in named if names[row] in classes]
 
         ids = tuple(items[row].code for row in rows)
         kept_texts = [texts[row] for row in rows]
-        labels = np.array([classes.index(labels_of(items[row])) for row in rows], dtype=np.int64)
-        groups = _near_duplicates(items, texts, near)[rows]
+        labels = np.array([classes.index(names[row]) for row in rows], dtype=np.int64)
+        groups = groups[rows]
         splits = grouped_split(groups, labels, f"{self.dataset_name}-{self.version}")
         renderer = package_version("resvg-py", "0.5")
         contents = [f"{items[row].svg}|{renderer}|{_SIDE}|{texts[row]}" for row in rows]
@@ -132,8 +144,8 @@ class OpenMojiConfig(DatasetConfig):
                     "samples": len(ids),
                     "near-duplicate groups": len(set(groups.tolist())),
                     "classes": dict(sorted(Counter(classes[label] for label in labels).items())),
-                    "dropped because only label words were left of the name": sum(not text for text in texts),
-                    f"dropped with classes under {_MIN_CLASS}": sum(map(bool, texts)) - len(ids),
+                    "dropped because only label words were left of the name": len(items) - len(named),
+                    f"dropped with classes of under {_MIN_EMOJI} emoji or {_MIN_GROUPS} groups": len(named) - len(ids),
                     "label words removed from every name": ", ".join(sorted(forbidden)),
                 },
             )
@@ -276,7 +288,7 @@ def _lemma(word: str) -> str:
         return word[:-3] + "y"
     if re.search(r"(s|x|z|ch|sh)es$", word):
         return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word
+    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us")) and len(word) > 3 else word
 
 
 def _label_words(items: Iterable[_Item], level: str) -> set[str]:
@@ -294,12 +306,14 @@ def _without(name: str, forbidden: set[str]) -> str:
 
 def _stem(name: str) -> str:
     """What variants of one emoji share: no gender, age, colour, size, direction, number, quoted or listed part."""
-    head = re.sub(r"“[^”]*”", "", name.partition(":")[0]).replace("-", " ").lower()
+    head, _, tail = re.sub(r"“[^”]*”", "", name).replace("-", " ").lower().partition(":")
     words = [_SAME_WORD.get(word, word) for word in _words(head)]
     rest = [word for word in words if word not in _PEOPLE | _MINOR]
     if rest:
         return " ".join(rest)
-    return "person" if _PEOPLE.intersection(words) else name.lower()
+    if _PEOPLE.intersection(words):  # "woman: red hair" and "person: white hair" share "hair"
+        return " ".join(["person", *(word for word in _words(tail) if word not in _PEOPLE | _MINOR)])
+    return name.lower()
 
 
 def _near_duplicates(items: Sequence[_Item], texts: Sequence[str], near: Iterable[tuple[int, int]]) -> IntArray:

@@ -128,8 +128,8 @@ def grouped_split(
 ) -> dict[Split, IntArray]:
     """Splits by group, stratified by class, frozen by hashing: no seed, no library's random stream.
 
-    Groups are visited class by class (class of the group's first row) in order of `sha256(salt | class | group)`
-    and each goes to the split that is furthest below its share of that class.
+    Groups are visited class by class (class of the group's first row), larger ones first, then in order of
+    `sha256(salt | class | group)`, and each goes to the split that is furthest below its share of that class.
 
     Args:
         groups: `[N]` group id per sample.
@@ -150,7 +150,10 @@ def grouped_split(
     for label in sorted(by_class):
         ordered = sorted(
             by_class[label],
-            key=lambda group: hashlib.sha256(f"{salt}|{label}|{members[group][0]}".encode()).digest(),
+            key=lambda group: (
+                -len(members[group]),
+                hashlib.sha256(f"{salt}|{label}|{members[group][0]}".encode()).digest(),
+            ),
         )
         total = sum(len(members[group]) for group in ordered)
         filled = dict.fromkeys(SPLITS, 0)
