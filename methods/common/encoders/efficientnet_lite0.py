@@ -13,7 +13,7 @@ from harness.config import EncoderConfig
 from harness.encoder import Encoded, Encoder
 from harness.errors import DataError
 from harness.methods.common.encoders.config import EfficientNetLite0Config
-from harness.methods.common.encoders.inference import one_thread
+from harness.methods.common.encoders.inference import map_one_by_one
 from harness.packages import package_file, package_folder
 from harness.types import FloatArray
 
@@ -50,16 +50,17 @@ class EfficientNetLite0Encoder(Encoder):
         """
         if self._network is None:
             self._network = _load()
-        tokens, pooled = [], []
-        with torch.inference_mode(), one_thread():
-            for value in values:
-                pixels = torch.from_numpy(_prepare(value)[None]).permute(0, 3, 1, 2)
-                feature_map = self._network.extract_features(pixels)
-                cells = adaptive_avg_pool2d(feature_map, self._grid)
-                tokens.append(cells[0].flatten(1).T.contiguous().numpy())
-                pooled.append(feature_map[0].mean(dim=(1, 2)).numpy())
-        stacked = np.stack(tokens)
-        return Encoded(stacked, np.ones(stacked.shape[:2], dtype=np.bool_), np.stack(pooled))
+        network = self._network
+
+        def one(value: Any) -> tuple[FloatArray, FloatArray]:
+            pixels = torch.from_numpy(_prepare(value)[None]).permute(0, 3, 1, 2)  # channels last in memory
+            features = network.extract_features(pixels)[0]
+            cells = adaptive_avg_pool2d(features, self._grid)
+            return cells.flatten(1).T.contiguous().numpy(), features.mean(dim=(1, 2)).numpy()
+
+        outputs = map_one_by_one(one, values)
+        tokens = np.stack([cells for cells, _ in outputs])
+        return Encoded(tokens, np.ones(tokens.shape[:2], dtype=np.bool_), np.stack([vector for _, vector in outputs]))
 
 
 def _prepare(value: Any) -> FloatArray:

