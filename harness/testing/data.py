@@ -38,7 +38,7 @@ _MODALITIES: tuple[tuple[str, ModalityKind, int, int], ...] = (
     ("text", "text", 3, 8),
     ("image", "image", 2, 6),
     ("audio", "audio", 4, 5),
-    ("sensor", "tabular", 1, 7),
+    ("sensor", "tabular", 5, 7),
 )
 
 
@@ -106,6 +106,7 @@ def tiny_observed(
     test: int = 24,
     missing: float = 0.5,
     noise: float = 0.5,
+    length: int | None = None,
     supervision: str = "observed",
     shuffle_labels: bool = False,
     seed: int = 0,
@@ -122,6 +123,7 @@ def tiny_observed(
         test: Test samples.
         missing: Share of incomplete samples.
         noise: Standard deviation of the tokens around the label's image, which has unit-scale entries.
+        length: Tokens of every modality; by default 3, 2, 4 and 5.
         supervision: `observed` or `complete`.
         shuffle_labels: Makes the labels independent of the features.
         seed: Draws everything.
@@ -135,8 +137,8 @@ def tiny_observed(
     total = sum(counts.values())
     labels, signal = _draw_labels(generator, task, total)
     features = {
-        name: _draw_features(generator, signal, length, width, noise)
-        for name, _, length, width in _MODALITIES[:modalities]
+        name: _draw_features(generator, signal, length or own_length, width, noise)
+        for name, _, own_length, width in _MODALITIES[:modalities]
     }
     if shuffle_labels:
         labels = labels[generator.permutation(total)]

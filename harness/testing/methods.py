@@ -196,6 +196,15 @@ class MethodContract:
         assert all(torch.isfinite(parameter).all() for parameter in method.parameters())
 
     @every_task
+    def test_single_tokens(self, task: TaskKind) -> None:
+        """Modalities of one token, as vectors and tables are, work too."""
+        data = tiny_observed(task, 3, length=1)
+        method = self.build(data)
+        for output in training(method, data.train, steps=2):
+            assert torch.isfinite(output.loss)
+        assert torch.isfinite(predict(method, data.test)).all()
+
+    @every_task
     def test_mixed_precision(self, task: TaskKind) -> None:
         """Training and prediction run under bfloat16 autocast."""
         data = tiny_observed(task, 2)
