@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.config import digest_of
-from harness.dataset import DatasetConfig, LazySequence, check_table, grouped_split, table_fingerprint
+from harness.dataset import DatasetConfig, LazySequence, check_table, grouped_split, join_groups, table_fingerprint
 from harness.errors import DataError
 from harness.files import atomic_write, ensure_folder, locked
 from harness.packages import package_file, package_folder, package_version
 from harness.progress import track
-from harness.types import DatasetSpec, DataTable, IntArray, ModalitySpec, TaskSpec
+from harness.types import DatasetSpec, DataTable, ModalitySpec, TaskSpec
 
 _EMOJI_TEST_SHA256 = "1d8a944f88d7952f7ef7c5167fef3c67995bcae24543949710231b03a201acda"
 _SIDE = 224
@@ -98,7 +98,14 @@ class OpenMojiConfig(DatasetConfig):
         names = [item.group if self.level == "group" else item.subgroup for item in items]
         forbidden = _label_words(items, self.level)
         texts = [_without(item.name, forbidden) for item in items]
-        groups = _near_duplicates(items, texts, near)
+        marks: list[list[Hashable]] = [
+            [("stem", _stem(item.name)), *([("text", text.lower())] if text else [])]
+            for item, text in zip(items, texts, strict=True)
+        ]
+        for pair in near:
+            for row in pair:
+                marks[row].append(("picture", pair))
+        groups = join_groups(marks)
         named = [row for row, text in enumerate(texts) if text]
         emoji = Counter(names[row] for row in named)
         unlike = Counter(name for name, _ in {(names[row], int(groups[row])) for row in named})
@@ -314,30 +321,6 @@ def _stem(name: str) -> str:
     if _PEOPLE.intersection(words):  # "woman: red hair" and "person: white hair" share "hair"
         return " ".join(["person", *(word for word in _words(tail) if word not in _PEOPLE | _MINOR)])
     return name.lower()
-
-
-def _near_duplicates(items: Sequence[_Item], texts: Sequence[str], near: Iterable[tuple[int, int]]) -> IntArray:
-    """Group per emoji: same stem, same cleaned text, or near-identical picture, transitively."""
-    parent = list(range(len(items)))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    def join(first: int, second: int) -> None:
-        low, high = sorted((root(first), root(second)))
-        parent[high] = low
-
-    seen: dict[tuple[str, str], int] = {}
-    for row, (item, text) in enumerate(zip(items, texts, strict=True)):
-        for key in (("stem", _stem(item.name)), ("text", text.lower())):
-            if key[1]:
-                join(seen.setdefault(key, row), row)
-    for first, second in near:
-        join(first, second)
-    return np.array([root(row) for row in range(len(items))], dtype=np.int64)
 
 
 def _digest(raw: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -118,6 +118,31 @@ def table_fingerprint(
         digest.update(f"{sample}\0{where.get(row, '-')}\0{labels[row].tolist()}\0".encode())
         digest.update(hashlib.sha256(content.encode() if isinstance(content, str) else content).digest())
     return digest.hexdigest()
+
+
+def join_groups(keys: Sequence[Iterable[Hashable]]) -> IntArray:
+    """Groups samples that share any key, transitively.
+
+    Args:
+        keys: Per sample everything that marks it as a near-duplicate of others with the same mark.
+
+    Returns:
+        `[N]` int64: the first row of each sample's group.
+    """
+    parent = list(range(len(keys)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[Hashable, int] = {}
+    for row, marks in enumerate(keys):
+        for mark in marks:
+            low, high = sorted((root(first.setdefault(mark, row)), root(row)))
+            parent[high] = low
+    return np.array([root(row) for row in range(len(keys))], dtype=np.int64)
 
 
 def grouped_split(
