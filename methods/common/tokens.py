@@ -1,4 +1,4 @@
-"""Moving between the observed rows of a modality and the rows of a batch."""
+"""Small helpers for methods whose networks read some modalities of a batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from torch import Tensor
 
 from harness.backbone import Backbone
 from harness.method import MethodContext
-from harness.types import Batch
 
 
 def scatter_rows(part: Tensor, rows: Tensor, batch_size: int, filler: Tensor | float = 0.0) -> Tensor:
@@ -24,23 +23,6 @@ def scatter_rows(part: Tensor, rows: Tensor, batch_size: int, filler: Tensor | f
     shape = (batch_size, *part.shape[1:])
     base = filler.to(part.dtype).expand(shape) if isinstance(filler, Tensor) else part.new_full(shape, filler)
     return base.index_copy(0, rows, part)
-
-
-def embed_observed(backbone: Backbone, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-    """Embeds what is present; absent modalities are zero and masked out.
-
-    Returns:
-        Per modality of the backbone tokens `[B, L, d]` and mask `[B, L]`.
-    """
-    embedded = {}
-    for name in backbone.modalities:
-        part = batch.inputs[name]
-        tokens, mask = backbone.embed(name, part.tokens, part.mask)
-        embedded[name] = (
-            scatter_rows(tokens, part.rows, len(batch)),
-            scatter_rows(mask, part.rows, len(batch), False),
-        )
-    return embedded
 
 
 def backbone_for(context: MethodContext, modality: str) -> Backbone:
