@@ -311,7 +311,8 @@ class _Sheets:
         number = self._numbers.get(tile, -1)
         for first, sprites in self._sheets:
             if first <= number < first + len(sprites):
-                return sprites[number - first]
+                sprite: npt.NDArray[np.uint8] = sprites[number - first]
+                return sprite
         return None
 
     def has(self, tile: str) -> bool:

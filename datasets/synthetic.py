@@ -145,12 +145,12 @@ class SyntheticConfig(DatasetConfig):
         count, outputs = self.samples, self.num_outputs
         if self.task == "multilabel":
             bits = rng.integers(0, 2, size=(count, outputs))
-            return bits.astype(np.float32), 2.0 * bits - 1.0
+            return bits.astype(np.float32), 2.0 * bits.astype(np.float64) - 1.0
         if self.task == "regression":
             target = rng.standard_normal((count, outputs))
-            return target.astype(np.float32), target
+            return target.astype(np.float32), target.astype(np.float64)
         classes = rng.integers(0, outputs, size=count)
-        return classes.astype(np.int64), np.eye(outputs)[classes]
+        return classes.astype(np.int64), np.eye(outputs, dtype=np.float64)[classes]
 
     def _values(
         self, rng: np.random.Generator, weights: npt.NDArray[np.float64], code: npt.NDArray[np.float64]

@@ -1,7 +1,8 @@
 """Feature store: outputs of frozen encoders, computed once, content-addressed and memory-mapped.
 
 The key of a block is (data set fingerprint, modality, encoder name, version, options, weights); a second run
-computes nothing.  Blocks are written to a temporary folder and renamed, so a killed run leaves no half block.
+computes nothing.  Blocks are written to a temporary folder and renamed, so a killed run leaves no half block, and
+their checksums are verified whenever they are opened.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,10 @@ class FeatureStore:
             config: Its options.
 
         Raises:
-            UsageError: If the encoder does not take this kind of modality.
-            DataError: If raw values or weights are corrupt, or encoded values are not finite.
+            UsageError: If the encoder does not take this kind of modality, or an option is out of range.
+            DataError: If raw values, weights or the cache are corrupt, or encoded values are not finite.
         """
+        config.validate()
         if modality.kind not in config.kinds:
             raise UsageError(
                 f"encoder {name!r} takes {', '.join(config.kinds)}, but modality {modality.name!r} is {modality.kind}; "
@@ -116,6 +118,7 @@ class FeatureStore:
         column = table.spec.modality_names.index(modality.name)
         rows = np.flatnonzero(table.available[:, column])
         values = table.values[modality.name]
+        storage = np.dtype(encoder.storage)
         encoded: list[Encoded] = []
         digest = np.zeros(len(table.ids), dtype=np.int64)
         label = f"{table.spec.name}: {modality.name} features ({key['encoder']})"
@@ -123,40 +126,64 @@ class FeatureStore:
             chunk = rows[start : start + encoder.batch_size]
             raw = [values[int(row)] for row in chunk]
             digest[chunk] = [content_digest(value) for value in raw]
-            encoded.append(encoder.encode(raw))
-        arrays = _stack(encoded, rows, len(table.ids), np.dtype(encoder.storage)) | {"digest": digest}
-        for part in ("tokens", "pooled"):
-            if arrays[part].dtype.kind == "f":
-                axes = tuple(range(1, arrays[part].ndim))
-                bad = np.flatnonzero(~np.isfinite(arrays[part]).all(axis=axes))
+            part = encoder.encode(raw)
+            encoded.append(replace(part, tokens=part.tokens.astype(storage, copy=False)))
+        arrays = _stack(encoded, rows, len(table.ids), storage) | {"digest": digest}
+        for part_name in ("tokens", "pooled"):
+            array = arrays[part_name]
+            if array.dtype.kind == "f":
+                bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
                 if bad.size:
                     raise DataError(
                         f"data set {table.spec.name}: features of {modality.name!r} are NaN or infinite for "
                         f"{bad.size} samples, e.g. id {table.ids[int(bad[0])]!r}; mend or drop them."
                     )
-        temporary = Path(tempfile.mkdtemp(dir=block.parent, prefix=f".{block.name}."))
-        try:
-            for part in _PARTS:
-                np.save(temporary / f"{part}.npy", arrays[part], allow_pickle=False)
-            meta = {"key": key, "sha256": {part: file_sha256(temporary / f"{part}.npy") for part in _PARTS}}
-            (temporary / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-            shutil.rmtree(block, ignore_errors=True)
-            temporary.rename(block)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        _write(block, arrays, key)
 
     def _open(self, block: Path) -> FeatureArray:
         try:
+            meta = json.loads((block / "meta.json").read_text())
+            for part in _PARTS:
+                if file_sha256(block / f"{part}.npy") != meta["sha256"][part]:
+                    raise ValueError(f"{part}.npy does not have its checksum")
             parts = {part: np.load(block / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in _PARTS}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"feature cache {block} is damaged ({error}); delete the folder and run again.") from error
         return FeatureArray(**parts)
+
+
+def _write(block: Path, arrays: Mapping[str, npt.NDArray[Any]], key: Mapping[str, Any]) -> None:
+    """Writes a block at once; leftovers of killed runs go first (the caller holds the lock)."""
+    for leftover in block.parent.glob(f".{block.name}.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(block, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=block.parent, prefix=f".{block.name}."))
+    try:
+        for part in _PARTS:
+            np.save(temporary / f"{part}.npy", arrays[part], allow_pickle=False)
+        meta = {"key": key, "sha256": {part: file_sha256(temporary / f"{part}.npy") for part in _PARTS}}
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+        temporary.chmod(0o755)
+        temporary.rename(block)
+    except OSError as error:
+        raise DataError(f"cannot write the feature cache {block} ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _stack(
     encoded: Sequence[Encoded], rows: IntArray, total: int, storage: np.dtype[Any]
 ) -> dict[str, npt.NDArray[Any]]:
-    """Pads all chunks to the longest and spreads them over the rows of the data set."""
+    """Pads all chunks to the longest and spreads them over the rows of the data set.
+
+    Raises:
+        DataError: If values are encoded to tokens of different widths.
+    """
+    shapes = {part.tokens.shape[2:] for part in encoded}
+    if len(shapes) > 1:
+        raise DataError(
+            f"values of one modality have tokens of different shapes: {', '.join(map(str, sorted(shapes)))}."
+        )
     longest = max((part.tokens.shape[1] for part in encoded), default=1)
     token_shape = encoded[0].tokens.shape[2:] if encoded else (1,)
     pooled_dim = encoded[0].pooled.shape[1] if encoded else 1
