@@ -107,7 +107,8 @@ def probe(uri: str) -> None:
             raise TrackingError(f"MLflow server {redact(uri)} does not answer: HTTP {answer.code}.") from answer
     except (OSError, ValueError) as error:
         cause = getattr(error, "reason", None) or error
-        raise TrackingError(f"MLflow server {redact(uri)} cannot be reached: {redact(str(cause))}.") from error
+        why = redact(getattr(cause, "strerror", None) or str(cause))
+        raise TrackingError(f"MLflow server {redact(uri)} cannot be reached: {why}.") from error
 
 
 def _prepare_mlflow() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from harness.config import NOT_IDENTITY, digest_of
 from harness.errors import HarnessError
 from harness.record import ConditionResult, RunRecord
-from harness.reports.statistics import Metric, bootstrap, interval, ranks
+from harness.reports.statistics import Difference, Floats, Metric, bootstrap, interval, ranks
 from harness.types import Predictions
 
 #: Fewer train seeds than this are marked: their spread says little.
@@ -71,6 +71,7 @@ class Row:
         missing_seeds: Train seeds that other rows of the table have and this one lacks or failed.
         per_pattern: Pattern -> mean of the primary metric.
         gap_recovered: `(score - floor) / (oracle - floor)`; None where it is undefined.
+        over_floor: Difference to the floor, tested in pairs.
         cost: Means over seeds of seconds, and the largest of what a seed needed.
         oracle: Whether the method was shown every modality.
         reference: `floor`, `ceiling` or None.
@@ -95,6 +96,7 @@ class Row:
     missing_seeds: list[int] = field(default_factory=list)
     per_pattern: dict[str, float] = field(default_factory=dict)
     gap_recovered: float | None = None
+    over_floor: Difference | None = None
     cost: dict[str, float] = field(default_factory=dict)
     oracle: bool = False
     reference: str | None = None
@@ -198,8 +200,7 @@ def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
     higher = next((item.record.higher_is_better for item in scored if item.result is not None), True)
     counts = next((dict(item.result.pattern_counts) for item in scored if item.result and not item.record.oracle), {})
     table = Table(key, higher, _pattern_order(rows, scored), counts, rows)
-    _rank(table, groups)
-    _recover(rows, higher)
+    _compare_with_references(rows, _rank(table, groups), higher)
     sign = -1.0 if higher else 1.0
     table.rows = sorted(rows, key=lambda row: (row.score is None, sign * (row.score or 0.0), row.name))
     return table
@@ -341,12 +342,16 @@ def _pattern_order(rows: Sequence[Row], scored: Sequence[_Scored]) -> list[str]:
     return sorted(names or {name for row in rows for name in row.per_pattern}, key=position)
 
 
-def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> None:
-    """Fills intervals and ranks from the stored predictions; says what could not be tested."""
+def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> dict[str, Floats]:
+    """Fills intervals and ranks from the stored predictions; says what could not be tested.
+
+    Returns:
+        Bootstrap draws by row name and backbone.
+    """
     metric = _metric(table.key.metric)
     if metric is None:
         table.notes.append(f"Metric {table.key.metric} is not registered here: no ranks, no intervals over seeds.")
-        return
+        return {}
     tested: list[tuple[Row, list[Predictions]]] = []
     for row, items in zip(table.rows, groups, strict=True):
         done = [item for item in items if item.score(table.key.metric) is not None]
@@ -360,12 +365,12 @@ def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> None:
         except HarnessError as error:
             table.notes.append(f"{row.name}: not ranked, its predictions cannot be read ({error})")
     if not tested:
-        return
+        return {}
     try:
         draws = bootstrap(metric, [predictions for _, predictions in tested])
     except HarnessError as error:
         table.notes.append(f"Not ranked: {error}")
-        return
+        return {}
     for column, (row, _) in enumerate(tested):
         span = interval(draws[:, column])
         if row.low is None and span is not None:
@@ -379,6 +384,11 @@ def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> None:
     places = ranks(scores, draws[:, ranked], higher_is_better=table.higher_is_better)
     for column, place in zip(ranked, places, strict=True):
         tested[column][0].rank = place
+    return {_identity(row): draws[:, column] for column, (row, _) in enumerate(tested)}
+
+
+def _identity(row: Row) -> str:
+    return f"{row.name}|{row.backbone}"
 
 
 def _metric(name: str) -> Metric | None:
@@ -390,13 +400,18 @@ def _metric(name: str) -> Metric | None:
     return metric
 
 
-def _recover(rows: Sequence[Row], higher_is_better: bool) -> None:
-    """Fills `gap_recovered` from the `zero_fill` floor and the oracle that match each row best."""
+def _compare_with_references(rows: Sequence[Row], draws: Mapping[str, Floats], higher_is_better: bool) -> None:
+    """Fills `over_floor` and `gap_recovered` from the `zero_fill` floor and the oracle that match each row best."""
     floors = [row for row in rows if row.reference == "floor" and row.method == "zero_fill"]
     oracles = [row for row in rows if row.oracle]
     for row in rows:
         floor, oracle = _reference(row, floors), _reference(row, oracles)
-        if row.score is None or floor is None or oracle is None or floor.score is None or oracle.score is None:
+        if row.score is None or floor is None or floor.score is None:
+            continue
+        own, base = draws.get(_identity(row)), draws.get(_identity(floor))
+        if row is not floor and own is not None and base is not None:
+            row.over_floor = Difference.between(row.score, floor.score, own, base)
+        if oracle is None or oracle.score is None:
             continue
         gap = oracle.score - floor.score
         if gap != 0 and (gap > 0) == higher_is_better:

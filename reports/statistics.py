@@ -27,6 +27,23 @@ _CHUNK = 500
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A difference of two scores with its 95 % interval and two-sided p-value, from paired draws."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+    @classmethod
+    def between(cls, score_a: float, score_b: float, draws_a: Floats, draws_b: Floats) -> Difference:
+        """`a - b`, from the columns of one `bootstrap`."""
+        draws = draws_a - draws_b
+        low, high = interval(draws) or (float("nan"), float("nan"))
+        return cls(score_a - score_b, low, high, bootstrap_p(draws))
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two methods on the same test samples.
 
@@ -34,9 +51,6 @@ class Comparison:
         score_a: Mean over the seeds of method a.
         score_b: Mean over the seeds of method b.
         difference: `score_a - score_b`.
-        low: Lower end of the 95 % percentile interval of the difference.
-        high: Upper end.
-        p: Two-sided bootstrap p-value of no difference.
         seeds: Number of runs of a and of b.
         samples: Number of test samples.
         mcnemar: Exact McNemar p-value; only for the accuracy of one run each.
@@ -44,10 +58,7 @@ class Comparison:
 
     score_a: float
     score_b: float
-    difference: float
-    low: float
-    high: float
-    p: float
+    difference: Difference
     seeds: tuple[int, int]
     samples: int
     mcnemar: float | None
@@ -75,7 +86,8 @@ def bootstrap(metric: Metric, rows: Sequence[Sequence[Predictions]], *, seed: in
     """Hierarchical bootstrap of the seed-averaged score of several methods, paired over samples.
 
     Each draw resamples the test samples once for all methods and, for each method by itself, its seeds: so
-    differences between columns are paired over samples and carry the variance of training too.
+    differences between columns are paired over samples and carry the variance of training too (a little too
+    little of it with few seeds, as every bootstrap: S seeds show (S - 1) / S of their variance).
 
     Args:
         metric: `(logits, labels) -> score`; a `Score` evaluates all resamples at once.
@@ -95,7 +107,7 @@ def bootstrap(metric: Metric, rows: Sequence[Sequence[Predictions]], *, seed: in
     count = len(rows[0][0].ids)
     result = np.empty((draws, len(rows)))
     starts = range(0, draws, _CHUNK)
-    for start in starts if isinstance(metric, Score) else track(starts, "bootstrap"):
+    for start in track(starts, "bootstrap"):
         size = min(_CHUNK, draws - start)
         picks = rng.integers(count, size=(size, count))
         cells = picks + np.arange(size)[:, None] * count
@@ -154,18 +166,13 @@ def compare(metric: Metric, a: Sequence[Predictions], b: Sequence[Predictions], 
     """
     draws = bootstrap(metric, [a, b], seed=seed)
     score_a, score_b = (float(np.mean([metric(run.logits, run.labels) for run in runs])) for runs in (a, b))
-    differences = draws[:, 0] - draws[:, 1]
-    low, high = interval(differences) or (float("nan"), float("nan"))
     exact = None
     if metric is accuracy and len(a) == len(b) == 1:
         exact = mcnemar(*(runs[0].logits.argmax(axis=1) == runs[0].labels for runs in (a, b)))
     return Comparison(
         score_a,
         score_b,
-        score_a - score_b,
-        low,
-        high,
-        bootstrap_p(differences),
+        Difference.between(score_a, score_b, draws[:, 0], draws[:, 1]),
         (len(a), len(b)),
         len(a[0].ids),
         exact,

@@ -119,6 +119,18 @@ def test_gap_recovered_lies_between_floor_and_oracle() -> None:
     assert gaps == pytest.approx({"complete": 1, "redeem": 0.5, "zero_fill": 0, "bad": -1 / 3, "majority": -4 / 3})
 
 
+def test_the_difference_to_the_floor_is_tested_in_pairs() -> None:
+    runs = [make_run("zero_fill", 0.6 + seed / 100, train_seed=seed, reference="floor") for seed in range(3)]
+    runs += [make_run("redeem", 0.8 + seed / 100, train_seed=seed) for seed in range(3)]
+    table = only_table(runs)
+    over = row_of(table, "redeem").over_floor
+    assert over is not None
+    assert over.value == pytest.approx(0.2)
+    assert 0.1 < over.low < 0.2 < over.high < 0.3
+    assert over.p < 0.001
+    assert row_of(table, "zero_fill").over_floor is None
+
+
 @pytest.mark.parametrize("oracle", [None, 0.6, 0.5])
 def test_gap_is_blank_where_it_is_undefined(oracle: float | None) -> None:
     runs = [make_run("zero_fill", 0.6, reference="floor"), make_run("redeem", 0.75)]

@@ -76,13 +76,23 @@ def test_all_formats_carry_the_same_numbers(board: Leaderboard) -> None:
     expected = sorted(round(value, 4) for values in exact for value in values if value is not None)
     assert len(expected) == 24
 
-    for text in (to_markdown(board), to_latex(board), comparison_table_of(board)):
+    over = [row.over_floor for table in board.tables for row in table.rows if row.over_floor is not None]
+    assert len(over) == 2
+    differences = [round(abs(value), 4) for part in over for value in (part.value, part.low, part.high)]
+
+    for text in (to_latex(board), comparison_table_of(board)):
         assert sorted(numbers(text)) == expected
+    assert sorted(numbers(to_markdown(board))) == sorted(expected + differences)
     page = parse(to_html(board))
-    assert sorted(number for row in page.rows if len(row) > 5 for number in numbers(" ".join(row))) == expected
+    shown = [number for row in page.rows if len(row) > 5 for number in numbers(" ".join(row))]
+    assert sorted(shown) == sorted(expected + differences)
     lines = list(csv.DictReader(io.StringIO(to_csv(board))))
     keys = [key for key in lines[0] if key in ("score", "low", "high") or key.startswith("pattern:")]
     assert sorted(round(float(line[key]), 4) for line in lines for key in keys if line[key]) == expected
+    names = ("over_floor_value", "over_floor_low", "over_floor_high", "over_floor_p")
+    assert [[float(line[name]) for name in names] for line in lines if line[names[0]]] == [
+        [part.value, part.low, part.high, part.p] for part in over
+    ]
     data = json.loads(to_json(board))
     found = [
         round(value, 4)

@@ -6,6 +6,7 @@ from harness.errors import DataError
 from harness.measures import accuracy, f1_macro
 from harness.reports.statistics import (
     DRAWS,
+    Difference,
     bootstrap,
     bootstrap_p,
     compare,
@@ -68,20 +69,20 @@ def test_pairing_sees_what_unpaired_intervals_hide() -> None:
     # b errs wherever a errs and on 12 samples more: overlapping intervals, yet a is surely better.
     a, b = make_predictions(0.80, 400, seed=3), make_predictions(0.77, 400, seed=3)
     result = compare(accuracy, [a], [b])
-    assert result.difference == pytest.approx(0.03)
-    assert result.low > 0
-    assert result.p < 0.001
+    assert result.difference.value == pytest.approx(0.03)
+    assert result.difference.low > 0
+    assert result.difference.p < 0.001
     assert result.mcnemar == pytest.approx(2 * 0.5**12)
     assert (result.seeds, result.samples) == ((1, 1), 400)
     unpaired = compare(accuracy, [make_predictions(0.80, 400, seed=3)], [make_predictions(0.77, 400, seed=9)])
-    assert unpaired.low < 0 < unpaired.high
-    assert unpaired.p > 0.05
+    assert unpaired.difference.low < 0 < unpaired.difference.high
+    assert unpaired.difference.p > 0.05
 
 
 def test_no_difference_is_no_difference() -> None:
     run = make_predictions(0.8)
     result = compare(accuracy, [run], [run])
-    assert (result.difference, result.low, result.high, result.p, result.mcnemar) == (0.0, 0.0, 0.0, 1.0, 1.0)
+    assert (result.difference, result.mcnemar) == (Difference(0.0, 0.0, 0.0, 1.0), 1.0)
     assert compare(accuracy, [run, run], [run]).mcnemar is None
 
 
