@@ -236,6 +236,18 @@ def test_text_encoder(folder: Path) -> None:
     assert len(encoder.fingerprint()) == 64
 
 
+def test_a_model_without_its_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(folder / file, tmp_path)
+    with pytest.raises(
+        DataError, match=r"has 5 entries, its model 15; put the model's own tokenizer\.json or vocab\.txt"
+    ):
+        ViltTextEncoder(ViltTextConfig(weights=str(tmp_path)))
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    encoder = ViltTextEncoder(ViltTextConfig(weights=str(tmp_path), max_text_len=5))
+    assert encoder.encode(["a red dog"]).tokens.tolist() == [[2, 5, 6, 8, 3]]
+
+
 def test_image_encoder_squashes_to_a_square(folder: Path) -> None:
     encoder = ViltImageEncoder(ViltImageConfig(weights=str(folder)))
     left_black = np.zeros((30, 128, 3), dtype=np.uint8)

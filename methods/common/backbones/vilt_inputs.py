@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.encoder import Encoded, Encoder
+from harness.errors import DataError
 from harness.methods.common.backbones.config import ViltImageConfig, ViltTextConfig
 from harness.methods.common.backbones.vilt import load_pretrained
 from harness.types import FloatArray
@@ -22,7 +23,7 @@ class ViltTextEncoder(Encoder):
         config: Weights folder or hub id, text length.
 
     Raises:
-        DataError: If the tokenizer's files are not there.
+        DataError: If the tokenizer's files are not there, or are not those of the model.
     """
 
     batch_size = 256
@@ -30,10 +31,17 @@ class ViltTextEncoder(Encoder):
 
     def __init__(self, config: ViltTextConfig) -> None:
         super().__init__(config)
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, ViltConfig
 
         self.max_text_len = config.max_text_len
         self.tokenizer: Any = load_pretrained(AutoTokenizer, config.weights, config.allow_download)
+        words = load_pretrained(ViltConfig, config.weights, config.allow_download).vocab_size
+        # Without its files transformers hands out a tokenizer that knows no word, and says nothing.
+        if len(self.tokenizer) != words:
+            raise DataError(
+                f"the tokenizer of {config.weights!r} has {len(self.tokenizer)} entries, its model {words}; "
+                "put the model's own tokenizer.json or vocab.txt beside the weights."
+            )
 
     def encode(self, values: Sequence[Any]) -> Encoded:
         """Tokenises texts; `[CLS]` first, `[SEP]` last."""
