@@ -199,6 +199,10 @@ def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
     _tell_apart(rows)
     higher = next((item.record.higher_is_better for item in scored if item.result is not None), True)
     counts = next((dict(item.result.pattern_counts) for item in scored if item.result and not item.record.oracle), {})
+    for row in rows:
+        if row.oracle and counts and row.counts != counts:
+            # Shown everything, its "patterns" are other samples than the other rows'; see `_oracle_patterns`.
+            row.per_pattern, row.counts = {}, counts
     table = Table(key, higher, _pattern_order(rows, scored), counts, rows)
     _compare_with_references(rows, _rank(table, groups), higher)
     sign = -1.0 if higher else 1.0
@@ -371,6 +375,7 @@ def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> dict[str, Floats
     except HarnessError as error:
         table.notes.append(f"Not ranked: {error}")
         return {}
+    _oracle_patterns(metric, tested)
     for column, (row, _) in enumerate(tested):
         span = interval(draws[:, column])
         if row.low is None and span is not None:
@@ -385,6 +390,22 @@ def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> dict[str, Floats
     for column, place in zip(ranked, places, strict=True):
         tested[column][0].rank = place
     return {_identity(row): draws[:, column] for column, (row, _) in enumerate(tested)}
+
+
+def _oracle_patterns(metric: Metric, tested: Sequence[tuple[Row, list[Predictions]]]) -> None:
+    """Scores oracles on the samples of each pattern that the other rows were shown, so that columns compare."""
+    masked = next((runs[0] for row, runs in tested if not row.oracle), None)
+    if masked is None:
+        return
+    patterns = np.array(masked.patterns())
+    for row, runs in tested:
+        if row.oracle:
+            row.per_pattern = _means(
+                [
+                    {name: metric(run.logits[patterns == name], run.labels[patterns == name]) for name in row.counts}
+                    for run in runs
+                ]
+            )
 
 
 def _identity(row: Row) -> str:

@@ -158,6 +158,18 @@ def test_gap_uses_the_reference_of_the_same_backbone() -> None:
     assert [row.gap_recovered for row in rows if row.method == "knn_vote"] == [None]
 
 
+def test_oracle_patterns_are_those_of_the_other_rows() -> None:
+    oracle = make_run("complete", 0.9, oracle=True)
+    expected = {name: scores["accuracy"] for name, scores in oracle.record.results[0].per_pattern.items()}
+    seen = replace(oracle.predictions(), present=np.ones_like(oracle.predictions().present))
+    result = oracle.record.results[0]
+    result.per_pattern, result.pattern_counts = {"text+image": {"accuracy": 0.9}}, {"text+image": 200}
+    table = only_table([replace(oracle, scores=seen), make_run("redeem", 0.8)])
+    assert row_of(table, "complete").per_pattern == pytest.approx(expected)
+    alone = only_table([replace(oracle, scores=seen)])
+    assert row_of(alone, "complete").per_pattern == {"text+image": 0.9}
+
+
 def test_other_settings_are_other_rows_with_the_difference_in_the_name() -> None:
     def config(epochs: int, home: str) -> dict[str, object]:
         return {"method": {"name": "redeem"}, "trainer": {"epochs": epochs}, "paths": {"home": home}}
