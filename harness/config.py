@@ -23,6 +23,7 @@ class MethodConfig(PluginConfig):
     """Base of method configs; `target` names a `harness.method.Method`.
 
     Attributes:
+        preset: Name of the entry of `presets` whose values are the defaults of this run.
         uses_backbone: Whether the method runs on the `backbone` of the run config.
         trains: False for methods without gradient training (majority, neighbour votes).
         oracle: True for references that are shown every modality; they are reported, never ranked.
@@ -148,7 +149,11 @@ class TrainerConfig:
 
 @dataclass
 class RetrievalConfig:
-    """How neighbours are searched: `faiss` (exact inner product, required by default) or `torch` (explicit)."""
+    """How neighbours are searched.
+
+    Attributes:
+        backend: `faiss` (exact inner product, required by default) or `torch` (explicit).
+    """
 
     backend: str = "faiss"
 
@@ -207,11 +212,15 @@ class RunConfig:
             and missingness is simulated (the declared protocol of REDEEM, RAGPT and MMIN).
         backbone: Config of a registered backbone, for methods that use one.
         encoders: Frozen encoder per modality kind or modality name.
+        trainer: Training budget.
+        retrieval: How neighbours are searched.
         mask_seed: Decides which values are missing, nothing else.
         train_seed: Initialisation, batch order, dropout.
         eval_seed: Anything random at prediction time, and bootstrap resampling.
         overwrite: `never` (finished runs are skipped), `failed` (failed ones are run again), `always`.
         device: `auto`, `cpu`, `cuda`, …
+        paths: Where files go.
+        tracking: Where the record goes.
     """
 
     method: Any
