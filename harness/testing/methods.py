@@ -124,8 +124,7 @@ class MethodContract:
         assert "arameters" in card, "the card says how many parameters are trained"
         documents = "\n".join(inspect.getdoc(kind) or "" for kind in plugin.__mro__[:-1])
         for field in fields(plugin):
-            if field.name != "preset":
-                assert re.search(rf"^\s+{field.name}: \S", documents, re.MULTILINE), f"document option {field.name!r}"
+            assert re.search(rf"^\s+{field.name}: \S", documents, re.MULTILINE), f"document option {field.name!r}"
 
     def test_defaults_are_the_clean_preset(self) -> None:
         """There is a preset `clean`, and it is what the defaults are."""

@@ -31,6 +31,7 @@ class FusionConfig(BackboneConfig):
     target: ClassVar[str] = "harness.methods.common.backbones.fusion:FusionBackbone"
     summary: ClassVar[str] = "small multimodal transformer over frozen encoders' tokens, trained (offline default)"
     citation: ClassVar[str] = "Vaswani et al., Attention Is All You Need, NeurIPS 2017 (pre-norm encoder)"
+    card: ClassVar[str] = "cards/fusion.md"
 
     def validate(self) -> None:
         """Checks ranges; raises `UsageError`."""
@@ -58,6 +59,7 @@ class ViltB32Config(BackboneConfig):
     target: ClassVar[str] = "harness.methods.common.backbones.vilt:ViltBackbone"
     summary: ClassVar[str] = "ViLT-B/32 of Hugging Face, frozen, weights from the hub's cache or a local folder"
     citation: ClassVar[str] = "Kim, Son and Kim, ViLT, ICML 2021"
+    card: ClassVar[str] = "cards/vilt_b32.md"
     token_encoders: ClassVar[Mapping[str, str] | None] = {"text": "vilt_text", "image": "vilt_image"}
 
     def encoder_options(self) -> Mapping[str, Mapping[str, Any]]:
@@ -73,7 +75,13 @@ class ViltB32Config(BackboneConfig):
 
 @dataclass
 class ViltTextConfig(EncoderConfig):
-    """Word-piece ids of ViLT's tokenizer, padded to `max_text_len`; pooled is empty."""
+    """Word-piece ids of ViLT's tokenizer, padded to `max_text_len`; pooled is empty.
+
+    Attributes:
+        weights: Hub id, or a local folder in the hub's format.
+        allow_download: Whether the hub may be contacted.
+        max_text_len: Word pieces, `[CLS]` and `[SEP]` included; longer texts are cut.
+    """
 
     weights: str = "dandelin/vilt-b32-mlm"
     allow_download: bool = False
@@ -82,12 +90,18 @@ class ViltTextConfig(EncoderConfig):
     target: ClassVar[str] = "harness.methods.common.backbones.vilt_inputs:ViltTextEncoder"
     summary: ClassVar[str] = "token ids for vilt_b32"
     citation: ClassVar[str] = "Kim, Son and Kim, ViLT, ICML 2021"
+    card: ClassVar[str] = "cards/vilt_b32.md"
     kinds: ClassVar[tuple[str, ...]] = ("text",)
 
 
 @dataclass
 class ViltImageConfig(EncoderConfig):
-    """Pixels for ViLT, squashed to a square of the model's image size, uint8; pooled is empty."""
+    """Pixels for ViLT, squashed to a square of the model's image size, uint8; pooled is empty.
+
+    Attributes:
+        weights: Hub id, or a local folder in the hub's format; only its image size is read.
+        allow_download: Whether the hub may be contacted.
+    """
 
     weights: str = "dandelin/vilt-b32-mlm"
     allow_download: bool = False
@@ -95,4 +109,5 @@ class ViltImageConfig(EncoderConfig):
     target: ClassVar[str] = "harness.methods.common.backbones.vilt_inputs:ViltImageEncoder"
     summary: ClassVar[str] = "square uint8 pixels for vilt_b32"
     citation: ClassVar[str] = "Kim, Son and Kim, ViLT, ICML 2021"
+    card: ClassVar[str] = "cards/vilt_b32.md"
     kinds: ClassVar[tuple[str, ...]] = ("image",)
