@@ -23,7 +23,7 @@ from harness.features import FeatureStore
 from harness.files import Folders
 from harness.types import DataTable
 
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 RESAMPLES = 2000
 
 Matrix = npt.NDArray[np.float64]
