@@ -25,7 +25,8 @@ _LOADED: dict[tuple[str, str], DataTable] = {}
 class DatasetContract:
     """What every data set keeps; derive a test class and set `dataset`.
 
-    A data set whose packages or files are not on this machine is skipped with the reason that `load` gives.
+    Data and caches are where runs look for them (`HARNESS_HOME`).  A data set whose packages or files are not on
+    this machine is skipped with the reason that `load` gives.
 
     Attributes:
         dataset: Registered name.
