@@ -21,7 +21,7 @@ from harness.config import digest_of
 from harness.errors import DataError, SupervisionError, UsageError
 from harness.features import FeatureArray
 from harness.files import atomic_write
-from harness.protocol import Protocol, parse_protocol
+from harness.protocol import Protocol
 from harness.types import (
     SPLITS,
     Batch,
@@ -229,19 +229,6 @@ class MaskTable:
                 raise DataError(f"mask table has other ids than split {split!r} (e.g. {missing[:3] or 'reordered'}).")
             if (self.present[split] & ~table.available[table.splits[split]]).any():
                 raise DataError(f"mask table marks values of split {split!r} present that the data set lacks.")
-
-    def check_draw(self, table: DataTable) -> None:
-        """Draws the table again from its protocol name and seed and compares.
-
-        Raises:
-            DataError: If the draw differs: another protocol or seed than the side file claims, or an imported table.
-            UsageError: If no registered family knows the protocol.
-        """
-        if MaskTable.build(parse_protocol(self.protocol), table, self.mask_seed).fingerprint != self.fingerprint:
-            raise DataError(
-                f"mask table is not what protocol {self.protocol!r} draws for {self.dataset} with "
-                f"mask_seed={self.mask_seed}; its side file was changed, or it comes from elsewhere."
-            )
 
 
 class ObservedDataset:

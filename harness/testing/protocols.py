@@ -114,8 +114,8 @@ class ProtocolContract:
         """The same ids are drawn differently in different splits."""
         names = [f"s{row}" for row in range(400)]
         drawn = []
-        for sizes, split in (((400, 1, 1), "train"), ((1, 400, 1), "valid"), ((1, 1, 400), "test")):
-            first = sizes.index(400)
+        for first, split in enumerate(SPLITS):
+            sizes = [400 if part == split else 1 for part in SPLITS]
             ids = [f"x{row}" for row in range(first)] + names + [f"y{row}" for row in range(2 - first)]
             drawn.append(self.build(make_table(sizes, self.modalities, ids=ids)).present[split])
         if all((part == part[0]).all() for part in drawn):
@@ -140,4 +140,5 @@ def some_available(modalities: int, samples: int = 90) -> BoolArray:
     """`[samples, modalities]` natural presence in which every non-empty pattern occurs, most samples complete."""
     rows = np.arange(samples)
     codes = np.where(rows % 3 == 0, rows // 3 % (2**modalities - 1) + 1, 2**modalities - 1)
-    return (codes[:, None] >> np.arange(modalities) & 1).astype(np.bool_)
+    present: BoolArray = (codes[:, None] >> np.arange(modalities) & 1).astype(np.bool_)
+    return present

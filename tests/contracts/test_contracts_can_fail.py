@@ -226,7 +226,7 @@ def test_a_changed_draw_is_found(tmp_path: Path) -> None:
         ("infinite", "test_finite_on_random_input"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_faulty_metrics(fault: str, check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Contract(MetricContract):
         metric = "faulty"
