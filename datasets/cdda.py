@@ -103,13 +103,14 @@ class CddaConfig(DatasetConfig):
         game = _find(Path(self.folder).expanduser() if self.folder else data_dir / "cdda", self.obtain)
         sheets = _Sheets(game / _TILESET)
         objects = [item for item in _objects(game / "json") if sheets.has(item.id)]
-        texts = {item.id: ". ".join(filter(None, (item.texts[part] for part in _TEXTS[self.text]))) for item in objects}
-        objects = [item for item in objects if texts[item.id] and sheets.digest(item.id)]
+        texts = {item.id: ". ".join(item.texts[part] for part in _TEXTS[self.text]) for item in objects}
+        # Both texts are needed whatever the option, so that all options have the same objects and splits.
+        objects = [item for item in objects if all(item.texts.values()) and sheets.digest(item.id)]
 
         keys = []
         for item in objects:
             family = [f"family|{name}" for name in (item.origin, item.parent) if name]
-            words = [f"{part}|{text.lower()}" for part, text in item.texts.items() if text]
+            words = [f"{part}|{text.lower()}" for part, text in item.texts.items()]
             keys.append([*family, *words, f"sprite|{sheets.digest(item.id)}"])
         group_of = join_groups(keys)
         objects, groups, dropped = _capped(objects, group_of)

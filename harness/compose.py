@@ -207,7 +207,12 @@ def _compose_cell(cell: Sequence[tuple[str, str]], schema: type[C]) -> C:
         _check_key(key, schema, nodes, given)
 
     store = ConfigStore.instance()
-    lines = [f"{'++' if key.startswith('encoders.') else ''}{key}={text}" for key, text in cell if key not in nodes]
+    # "++" lets a key be added to an option that is a mapping, e.g. dataset.modalities={photo:image}.
+    lines = [
+        f"{'++' if key.startswith('encoders.') or text.startswith('{') else ''}{key}={text}"
+        for key, text in cell
+        if key not in nodes
+    ]
     try:
         for group, node in nodes.items():
             store.store(group=group, name=given[group], node=node)
