@@ -31,7 +31,7 @@ _EMOJI_TEST_SHA256 = "1d8a944f88d7952f7ef7c5167fef3c67995bcae24543949710231b03a2
 _SIDE = 224
 _THUMB = 32  # side of the thumbnails that near-identical pictures are told by
 _SAME_PICTURE = 0.98
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 
 _SKIN_TONES = {f"{code:X}" for code in range(0x1F3FB, 0x1F400)}
 _DROPPED_GROUPS = {"Flags", "Component"}
@@ -270,14 +270,14 @@ def _draw(svg: bytes, code: str) -> npt.NDArray[np.uint8]:
 
 
 def _near_identical(thumbs: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Pairs whose thumbnails have a cosine above the threshold.
+    """Pairs of thumbnails `[N, 32 * 32 * 3]` with a cosine above the threshold, as they are or one mirrored.
 
     The entries are integers below 2^53 in every sum, so the products are exact on any machine.
     """
-    products = thumbs @ thumbs.T
-    norms = np.maximum(np.diag(products), 1.0)
-    cosine = products / np.sqrt(norms)[:, None] / np.sqrt(norms)[None, :]
-    first, second = np.nonzero(np.triu(cosine > _SAME_PICTURE, k=1))
+    mirrored = thumbs.reshape(-1, _THUMB, _THUMB, 3)[:, :, ::-1].reshape(thumbs.shape)
+    lengths = np.sqrt(np.maximum((thumbs * thumbs).sum(axis=1), 1.0))
+    products = np.maximum(thumbs @ thumbs.T, thumbs @ mirrored.T)
+    first, second = np.nonzero(np.triu(products / lengths[:, None] / lengths > _SAME_PICTURE, k=1))
     return list(zip(first.tolist(), second.tolist(), strict=True))
 
 
