@@ -74,6 +74,7 @@ def bootstrap_interval(
     """Percentile bootstrap interval of one metric over test samples (Efron 1979).
 
     Resamples on which the metric is not defined are left out; without a score there is no interval (NaN, NaN).
+    Repeated samples favour average precision, so with few positives its interval lies too high.
     Built-in metrics score all resamples at once; a plugin's plain function is called once for each.
 
     Args:
