@@ -34,7 +34,6 @@ $(STAMP): pyproject.toml setup.py constraints-cpu.txt
 	  || { echo "make: Python 3.11 or newer is needed; name one with PYTHON=..., e.g. make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' $(CONSTRAINTS)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r
 	@touch $@
 
 demo: $(STAMP)
