@@ -55,7 +55,7 @@ class Backbone(nn.Module, ABC):
             `[n, length(modality), d]` and its `[n, length(modality)]` bool mask.
         """
 
-    def prefix(self, batch_size: int) -> Tensor | None:
+    def prefix(self, batch_size: int) -> Tensor | None:  # noqa: ARG002
         """Learned tokens `[batch_size, prefix_length, d]` before all modalities, or None."""
         return None
 

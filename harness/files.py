@@ -45,7 +45,8 @@ def ensure_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"cannot write to {path} ({error.strerror or error}); choose another folder with paths.home=DIR or HARNESS_HOME."
+            f"cannot write to {path} ({error.strerror or error}); "
+            "choose another folder with paths.home=DIR or HARNESS_HOME."
         ) from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise DataError(f"no permission to write to {path}; choose another folder with paths.home=DIR or HARNESS_HOME.")

@@ -72,7 +72,7 @@ class Method(nn.Module, ABC):
         Called once, before training or before weights are restored; must be deterministic.
         """
 
-    def open_valid(self, valid: ObservedDataset) -> None:
+    def open_valid(self, valid: ObservedDataset) -> None:  # noqa: ARG002
         """Receives the validation split before `prepare`, only if `config.uses_valid()` declares it."""
         raise UsageError(f"{type(self).__name__} declares uses_valid() but does not take the validation split.")
 

@@ -204,9 +204,7 @@ class Trainer:
         restore_state(method, best["state"], "the best epoch")
         return result
 
-    def _train_epoch(
-        self, model: Any, optimizer: Any, loader: Any, first_step: int, total: int
-    ) -> dict[str, float]:
+    def _train_epoch(self, model: Any, optimizer: Any, loader: Any, first_step: int, total: int) -> dict[str, float]:
         """One pass; returns mean loss, mean terms and the last learning rate."""
         model.train()
         sums: dict[str, Tensor] = {}

@@ -15,6 +15,7 @@ import pytest
 from harness import outbox, registry
 from harness.cli import COMMANDS, main
 from harness.cli.commands.describe import attribute_docs
+from harness.compose import GROUPS
 from harness.config import MethodConfig, PathsConfig
 from harness.files import Folders
 from harness.testing.records import FakeRun, make_record, make_run
@@ -205,12 +206,19 @@ def test_attribute_docs_reads_sections_and_continuations() -> None:
     assert docs == {"first": "One line and another.", "second": "Typed."}
 
 
-def test_describe_protocol_with_counts(capsys: Capture) -> None:
-    facts = reads(capsys, *PLUGIN, "describe", "protocol", "toy_0.50")
-    assert (facts["name"], facts["family"]) == ("toy_0.5", "toy_protocol")
-    assert "counts" not in facts
-    facts = reads(capsys, *PLUGIN, "describe", "protocol", "toy_0.5", "dataset=toy_data")
+def test_describe_protocol_counts_on_the_named_data_set(capsys: Capture) -> None:
+    facts = reads(capsys, *PLUGIN, "describe", "protocol", "toy_0.50", "dataset=toy_data")
+    assert (facts["name"], facts["family"], facts["dataset"]) == ("toy_0.5", "toy_protocol", "toy_data")
     assert facts["counts"]["train"] == {"image+text": 5, "text": 5}
+
+
+def test_describe_protocol_counts_on_the_default_data_set(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setitem(GROUPS, "dataset", (registry.datasets, "toy_data"))  # type: ignore[index]
+    assert reads(capsys, *PLUGIN, "describe", "protocol", "toy_0.5")["counts"]["train"] == {"image+text": 5, "text": 5}
+    facts = reads(capsys, "describe", "protocol", "sound_0.5")
+    assert "counts" not in facts
+    assert "sound" in facts["no_counts"]
+    assert "sound" in fails(capsys, 2, "describe", "protocol", "sound_0.5", "dataset=toy_data")
 
 
 def test_dry_run_prints_the_grid_and_starts_nothing(capsys: Capture, home: Path) -> None:
@@ -346,7 +354,7 @@ LIGHT = [
     ["run", "method=redem"],
     ["run", "method=majority", "protocol=both_0.7", "--dry-run"],
     ["describe", "method", "redeem"],
-    ["describe", "protocol", "both_0.7"],
+    ["describe", "protocol", "both_0.7", "dataset=synthetic"],
     ["report"],
 ]
 

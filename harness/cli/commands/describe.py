@@ -15,7 +15,7 @@ from harness.cli.commands.list import find_kind
 from harness.cli.output import print_facts, print_json, print_table
 from harness.cli.parsing import Parser, add_json_option
 from harness.config import PathsConfig
-from harness.errors import EXIT_OK, UsageError
+from harness.errors import EXIT_OK, HarnessError, UsageError
 from harness.plugin import PluginConfig
 from harness.registry import Registry
 
@@ -33,7 +33,7 @@ def parser(**options: Any) -> Parser:
     result.add_argument("kind", metavar="KIND", help="method, dataset, protocol, metric, encoder or backbone")
     result.add_argument("name", metavar="NAME", help="a name that `harness list KIND` shows, or any protocol")
     result.add_argument(
-        "overrides", nargs="*", metavar="OPTION=VALUE", help="protocols: dataset=NAME counts what it hides there"
+        "overrides", nargs="*", metavar="OPTION=VALUE", help="protocols: count on dataset=NAME, mask_seed=N"
     )
     add_json_option(result)
     return result
@@ -186,18 +186,21 @@ def _describe_protocol(arguments: argparse.Namespace) -> None:
         "definition": protocol.describe(),
         "citation": protocol.citation,
     }
-    if arguments.overrides:
+    try:
         facts |= _realised(arguments)
+    except HarnessError as error:
+        # Nobody asked for the default data set by name, and the definition stands without it.
+        if arguments.overrides:
+            raise
+        facts["no_counts"] = f"{error} Another data set: dataset=NAME."
     if arguments.json:
         print_json(facts)
         return
-    print_facts([(name, facts.get(name, "")) for name in ("name", "family", "definition", "citation")])
-    if not arguments.overrides:
-        print(f"\nharness describe protocol {protocol.name} dataset=NAME counts what it hides there.")
-        return
-    print_facts([(name, facts[name]) for name in ("dataset", "mask_seed", "sha256")])
-    print()
-    print_table(*counts_table(facts["counts"]))
+    shown = ("name", "family", "definition", "citation", "dataset", "mask_seed", "sha256", "no_counts")
+    print_facts([(name.replace("_", " "), facts.get(name, "")) for name in shown])
+    if "counts" in facts:
+        print()
+        print_table(*counts_table(facts["counts"]))
 
 
 def _realised(arguments: argparse.Namespace) -> dict[str, Any]:
