@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -43,5 +44,5 @@ def print_facts(facts: Sequence[tuple[str, object]]) -> None:
 
 
 def terminal_width() -> int:
-    """Columns of the terminal; practically unlimited when there is none."""
-    return shutil.get_terminal_size((_PIPE_WIDTH, 24)).columns
+    """Columns of the terminal; practically unlimited when output goes elsewhere, whatever `COLUMNS` says."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH

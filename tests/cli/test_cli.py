@@ -15,6 +15,7 @@ import pytest
 from harness import outbox, registry
 from harness.cli import COMMANDS, main
 from harness.cli.commands.describe import attribute_docs
+from harness.cli.output import print_table
 from harness.compose import GROUPS
 from harness.config import MethodConfig, PathsConfig
 from harness.files import Folders
@@ -138,13 +139,24 @@ def test_plugins_of_a_file_are_listed_before_or_after_the_command(capsys: Captur
 
 
 @pytest.mark.parametrize("kind", list(registry.KINDS))
-def test_list(kind: str, capsys: Capture) -> None:
+def test_list(kind: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")  # a pipe gets one line a name, however narrow the terminal
     rows = reads(capsys, "list", kind)
     assert [row["name"] for row in rows] == registry.KINDS[kind].names()
     assert main(["list", kind]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[0] == "name"
     assert len(lines) == len(rows) + 1
+
+
+def test_tables_fit_the_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(["name", "text"], [["short", "word " * 60]])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 4
+    assert max(map(len, lines)) <= 70
+    assert {line[:7] for line in lines[2:]} == {" " * 7}
 
 
 def test_list_without_a_kind_lists_all(capsys: Capture) -> None:
