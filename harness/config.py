@@ -121,13 +121,13 @@ class TrainerConfig:
         cpu_matmul: torch matmul precision on CPU; `medium` lets oneDNN do fp32 products.
     """
 
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 64
     eval_batch_size: int = 256
     lr: float = 1e-3
     weight_decay: float = 5e-5
     warmup: float = 0.1
-    patience: int = 10
+    patience: int = 5
     grad_clip: float = 0.0
     precision: str = "no"
     select_on: str = ""

@@ -81,7 +81,8 @@ class TorchIndex:
 
     def search(self, queries: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.float32], IntArray]:
         """Scores and positions `[q, k]`, best first."""
-        result = (torch.from_numpy(np.ascontiguousarray(queries)) @ self._keys.T).topk(k, dim=1)
+        with torch.autocast("cpu", enabled=False):
+            result = (torch.from_numpy(np.ascontiguousarray(queries)) @ self._keys.T).topk(k, dim=1)
         return result.values.numpy(), result.indices.numpy()
 
 

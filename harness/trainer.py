@@ -194,6 +194,11 @@ class Trainer:
             entry.update({f"{select.split}/{name}": float(value) for name, value in metrics.items()})
             result.history.append(entry)
             score = float(metrics[metric]) * (1.0 if higher_is_better else -1.0)
+            if math.isnan(score):
+                raise TrainingError(
+                    f"{metric} is not defined on split {select.split!r} (e.g. only one class there), so it cannot "
+                    "choose an epoch; set trainer.select_on to another metric."
+                )
             if score > best["score"]:
                 best = {"score": score, "state": trainable_state(method)}
                 result.best_epoch, result.best_metrics, waited = epoch, dict(metrics), 0

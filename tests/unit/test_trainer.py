@@ -151,6 +151,13 @@ def test_patience_stops_training() -> None:
     assert result.best_epoch == 1
 
 
+def test_an_undefined_selection_metric_is_refused() -> None:
+    train, valid = view("train"), view("valid")
+    method = Toy(MethodConfig(), MethodContext(SPEC, train.feature_specs, lambda: None))  # type: ignore[arg-type,return-value]
+    with pytest.raises(TrainingError, match=r"accuracy is not defined on split 'valid'.*trainer.select_on"):
+        Trainer(CONFIG, device="cpu").fit(method, train, valid, lambda *_: {"accuracy": float("nan")}, "accuracy")
+
+
 def test_batches_depend_on_seed_and_epoch_only() -> None:
     def draw(seed: int, epoch: int) -> list[list[int]]:
         sampler = EpochBatches(10, 4, seed)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 from typing import Any
 
 from harness.cli.parsing import Parser
 from harness.cli.store import STORE_HELP, read_store
-from harness.errors import EXIT_CELL_FAILED, EXIT_OK, UsageError
+from harness.errors import UsageError
 
 _EPILOG = """\
 examples:
@@ -30,29 +27,9 @@ def parser(**options: Any) -> Parser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Starts MLflow's server on the local store and stays until it ends; for a remote store names its address."""
-    from harness.mlflow_store import connect, is_remote
-    from harness.progress import say
+    from harness.mlflow_ui import serve_ui
 
     if not 0 < arguments.port < 65536:
         raise UsageError(f"--port {arguments.port} is not between 1 and 65535.")
     store = read_store(arguments.overrides)
-    if is_remote(store.uri):
-        print(store.shown)
-        return EXIT_OK
-    connect(store.uri, store.folders)
-    say(f"runs of {store.shown}; end with Ctrl-C.")
-    print(f"http://{arguments.host}:{arguments.port}/#/experiments", flush=True)
-    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--workers", "1"]
-    # One worker and no job queue: 2 processes and 0.4 GB instead of 15 and 1.6 GB.
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    # From the home folder, because `python -m` puts the current one in front of the import path.
-    process = subprocess.Popen(
-        [*server, "--host", arguments.host, "--port", str(arguments.port)],
-        env=quiet | dict(os.environ),
-        cwd=store.folders.home,
-    )
-    try:
-        return EXIT_OK if process.wait() == 0 else EXIT_CELL_FAILED
-    except KeyboardInterrupt:
-        process.wait()
-        return EXIT_OK
+    return serve_ui(store.uri, store.folders, host=arguments.host, port=arguments.port)

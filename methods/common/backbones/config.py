@@ -22,11 +22,11 @@ class FusionConfig(BackboneConfig):
         dropout: Dropout after embedding, attention and feed-forward.
     """
 
-    hidden_size: int = 128
-    num_blocks: int = 3
+    hidden_size: int = 64
+    num_blocks: int = 2
     num_heads: int = 4
     mlp_ratio: float = 2.0
-    dropout: float = 0.1
+    dropout: float = 0.3
 
     target: ClassVar[str] = "harness.methods.common.backbones.fusion:FusionBackbone"
     summary: ClassVar[str] = "small multimodal transformer over frozen encoders' tokens, trained (offline default)"
