@@ -28,7 +28,10 @@ class FusionBackbone(Backbone):
         width = config.hidden_size
         self.hidden_size = width
         self.num_blocks = config.num_blocks
-        self.input_norm = nn.ModuleDict({name: nn.LayerNorm(spec.dim) for name, spec in features.items()})
+        # Without scale and shift of its own, which the projection has: nothing is propagated through wide inputs.
+        self.input_norm = nn.ModuleDict(
+            {name: nn.LayerNorm(spec.dim, elementwise_affine=False) for name, spec in features.items()}
+        )
         self.projection = nn.ModuleDict({name: nn.Linear(spec.dim, width) for name, spec in features.items()})
         self.position = nn.ParameterDict(
             {name: nn.Parameter(0.02 * torch.randn(spec.length, width)) for name, spec in features.items()}
