@@ -1,7 +1,6 @@
 #!/bin/sh
 # What `make demo` runs: REDEEM under `both_0.7`, then its floor and ceiling rows, then one table of all of them.
-# Finished runs are skipped, so a second call only prints.  Change the lists here to change the demo; SEEDS=0,1,2,3,4 is
-# the longer one whose ranking can be tested.
+# Finished runs are skipped, so a second call only prints.  Change the lists here to change the demo.
 set -eu
 harness=${HARNESS:-harness}
 out=${OUT:-demo-report}
