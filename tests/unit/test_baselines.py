@@ -325,7 +325,7 @@ def test_parameter_count_of_the_fusion_card() -> None:
     specs = tiny_observed(modalities=3).feature_specs
     config = FusionConfig(hidden_size=12, num_blocks=3, num_heads=3, mlp_ratio=4.0)
     count = sum(parameter.numel() for parameter in FusionBackbone(config, specs).parameters())
-    per_modality = sum(2 * spec.dim + (spec.dim + 1) * 12 + spec.length * 12 + 2 * 12 for spec in specs.values())
+    per_modality = sum((spec.dim + 1) * 12 + spec.length * 12 + 2 * 12 for spec in specs.values())
     assert count == per_modality + 3 * ((4 + 2 * 4) * 12**2 + (9 + 4) * 12) + 12**2 + 4 * 12
 
 
