@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import types
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -330,27 +328,6 @@ def test_sync_to_an_unreachable_server_keeps_the_runs(capsys: Capture) -> None:
     assert "cannot be reached" in line
     assert "secret" not in line
     assert outbox.entries(folders) == [record.run_id]
-
-
-def test_ui_of_a_server_names_its_address_without_credentials(capsys: Capture) -> None:
-    class Healthy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Healthy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        assert main(["ui", f"tracking.uri=http://me:secret@127.0.0.1:{server.server_port}"]) == 0
-    finally:
-        server.shutdown()
-        server.server_close()
-    captured = capsys.readouterr()
-    assert f"127.0.0.1:{server.server_port}" in captured.out + captured.err
-    assert "secret" not in captured.out + captured.err
 
 
 def test_ui_of_an_unreachable_server(capsys: Capture) -> None:
