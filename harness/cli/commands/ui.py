@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.cli.parsing import Parser
 from harness.cli.store import STORE_HELP, read_store
-from harness.errors import EXIT_OK, UsageError
+from harness.errors import UsageError
 
 _EPILOG = """\
 examples:
@@ -27,13 +27,9 @@ def parser(**options: Any) -> Parser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Starts MLflow's server on the local store and stays until it ends; for a remote store names its address."""
-    from harness.mlflow_store import is_remote
     from harness.mlflow_ui import serve_ui
 
     if not 0 < arguments.port < 65536:
         raise UsageError(f"--port {arguments.port} is not between 1 and 65535.")
     store = read_store(arguments.overrides)
-    if is_remote(store.uri):
-        print(store.shown)
-        return EXIT_OK
     return serve_ui(store.uri, store.folders, host=arguments.host, port=arguments.port)
