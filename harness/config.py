@@ -127,7 +127,7 @@ class TrainerConfig:
     lr: float = 1e-3
     weight_decay: float = 5e-5
     warmup: float = 0.1
-    patience: int = 5
+    patience: int = 10
     grad_clip: float = 0.0
     precision: str = "no"
     select_on: str = ""
