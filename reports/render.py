@@ -161,21 +161,23 @@ def notes(table: Table) -> list[str]:
     return [f"{metric}, {direction}; {data}.{samples}", *table.notes]
 
 
+def _alignment(shown: Sequence[Column]) -> list[str]:
+    """Text columns to the left, numbers to the right."""
+    return ["left" if column.key in ("method", "badges") else "right" for column in shown]
+
+
 def to_terminal(board: Leaderboard) -> str:
     """Plain text tables for a terminal; badges and errors as lines below each."""
+    from tabulate import tabulate
+
     blocks = []
     for table in board.tables:
         *shown, remark = [column for column in columns(table) if not column.wide]
         grid = [[column.header for column in shown], *([column.cell(row) for column in shown] for row in table.rows)]
-        widths = [max(map(len, cells)) for cells in zip(*grid, strict=True)]
-        grid.insert(1, ["-" * width for width in widths])
-        lines = [
-            "  ".join(
-                cell.ljust(width) if column.key == "method" else cell.rjust(width)
-                for column, cell, width in zip(shown, cells, widths, strict=True)
-            )
-            for cells in grid
-        ]
+        # Cells are text already: tabulate aligns them and must not read numbers into them.
+        lines = tabulate(
+            grid[1:], grid[0], tablefmt="simple", disable_numparse=True, colalign=_alignment(shown)
+        ).splitlines()
         remarks = [f"  {row.name}: {remark.cell(row)}" for row in table.rows if row.badges or row.error]
         text = [table.title, *lines, *remarks, *(f"  {note}" for note in table.notes)]
         # Names come from other people's records: an escape sequence must not reach the terminal.
@@ -187,23 +189,23 @@ def to_terminal(board: Leaderboard) -> str:
 
 def to_markdown(board: Leaderboard) -> str:
     """GitHub-flavoured Markdown; the best of each score column is bold."""
+    from tabulate import tabulate
+
     blocks = ["# Leaderboard"]
     for table in board.tables:
         shown = columns(table)
-        lines = [f"## {_markdown(table.title)}", ""]
-        lines.append("| " + " | ".join(_markdown(column.header) for column in shown) + " |")
-        lines.append(
-            "|" + "|".join(" :--- " if column.key in ("method", "badges") else " ---: " for column in shown) + "|"
-        )
-        for index, row in enumerate(table.rows):
-            cells = [
+        headers = [_markdown(column.header) for column in shown]
+        grid = [
+            [
                 f"**{_markdown(column.cell(row))}**"
                 if index in best_rows(table, column)
                 else _markdown(column.cell(row))
                 for column in shown
             ]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines += ["", *(f"- {_markdown(note)}" for note in notes(table))]
+            for index, row in enumerate(table.rows)
+        ]
+        text = tabulate(grid, headers, tablefmt="pipe", disable_numparse=True, colalign=_alignment(shown))
+        lines = [f"## {_markdown(table.title)}", "", text, "", *(f"- {_markdown(note)}" for note in notes(table))]
         blocks.append("\n".join(lines))
     if not board.tables:
         blocks.append("No runs yet.")
