@@ -84,10 +84,15 @@ class PluginConfig:
         return sorted({config, *([Path(spec.origin)] if spec is not None and spec.origin is not None else [])})
 
     @classmethod
+    def shared_files(cls) -> list[Path]:
+        """Python files directly in the `common` package beside the plugin's own, which its modules may use."""
+        return sorted((Path(inspect.getfile(cls)).parents[1] / "common").glob("*.py"))
+
+    @classmethod
     def source_fingerprint(cls) -> str:
-        """Digest of the plugin's version and sources, so that an edited plugin gets new run ids."""
+        """Digest of the plugin's version, sources and shared modules: an edited plugin gets new run ids."""
         digest = hashlib.sha256(f"{cls.__qualname__}:{cls.version}".encode())
-        for file in cls.source_files():
+        for file in [*cls.source_files(), *cls.shared_files()]:
             digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
         return digest.hexdigest()[:16]
 

@@ -413,6 +413,7 @@ def test_source_fingerprint_covers_the_right_files() -> None:
     redeem = registry.methods.get("redeem")
     assert {file.name for file in redeem.source_files()} >= {"config.py", "model.py", "modules.py"}
     assert all("redeem" in file.parts for file in redeem.source_files())
+    assert {file.name for file in redeem.shared_files()} >= {"heads.py", "tokens.py"}
 
     class Elsewhere(MethodConfig):
         target = "harness.methods.common.heads:Head"
