@@ -149,7 +149,7 @@ def token_encoder_names(config: RunConfig, table: DataTable) -> dict[str, tuple[
             raise UsageError(
                 f"no encoder for modality {modality.name!r} of kind {modality.kind}; set encoders.{modality.kind}=NAME."
             )
-        chosen[modality.name] = (name, _as(EncoderConfig, registry.encoders.get(name)()))
+        chosen[modality.name] = (name, _encoder(name, {}))
     return chosen
 
 
@@ -172,13 +172,15 @@ def backbone_encoder_names(config: RunConfig, table: DataTable) -> dict[str, tup
                 f"{', '.join(backbone.token_encoders)}, but modality {modality.name!r} is {modality.kind}; "
                 "use backbone=fusion."
             )
-        chosen[modality.name] = (name, _as(EncoderConfig, registry.encoders.get(name)(**options.get(name, {}))))
+        chosen[modality.name] = (name, _encoder(name, options.get(name, {})))
     return chosen
 
 
-def _as(kind: type[EncoderConfig], value: Any) -> EncoderConfig:
-    assert isinstance(value, kind)
-    return value
+def _encoder(name: str, options: Mapping[str, Any]) -> EncoderConfig:
+    """Config of a registered encoder."""
+    config = registry.encoders.get(name)(**options)
+    assert isinstance(config, EncoderConfig)
+    return config
 
 
 def resolve(config: RunConfig, workspace: Workspace) -> Cell:
@@ -203,13 +205,14 @@ def resolve(config: RunConfig, workspace: Workspace) -> Cell:
     shown = MaskTable.build(parse_protocol("complete"), table, config.mask_seed) if method.oracle else masks
     plugins = {"method": method.source_fingerprint()}
     identity = identity_dict(config)
+    # The fingerprint stands for the data set: where its files lie does not matter.
+    identity.pop("dataset")
     if method.uses_backbone:
         plugins["backbone"] = config.backbone.source_fingerprint()
     else:
         identity.pop("backbone", None)
     for group in (token_encoder_names(config, table), backbone_encoder_names(config, table) or {}):
         plugins |= {f"encoder:{name}": encoder.source_fingerprint() for name, encoder in group.values()}
-    identity = {name: value for name, value in identity.items() if name != "dataset"}
     return Cell(
         config,
         table,
