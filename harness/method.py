@@ -7,7 +7,7 @@ draws masks, computes metrics or opens a split by itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +51,30 @@ class MethodContext:
         return self.dataset.modality_names
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One phase of training, with its own optimiser, schedule, early stopping and best epoch.
+
+    Attributes:
+        name: Shown in histories and checkpoints; unique within a method.
+        epochs: Upper bound of passes; 0 means `trainer.epochs`.
+        lr: Peak learning rate; 0 means `trainer.lr`.
+    """
+
+    name: str
+    epochs: int = 0
+    lr: float = 0.0
+
+
 class Method(nn.Module, ABC):
     """Base class of all methods.
 
     Args:
         config: The plugin's options.
         context: Data set, features and backbone factory.
+
+    Attributes:
+        stage: Name of the current stage, set by the trainer; the last one when training is over or weights were loaded.
     """
 
     def __init__(self, config: Any, context: MethodContext) -> None:
@@ -65,6 +83,22 @@ class Method(nn.Module, ABC):
         self.context = context
         self.task: TaskSpec = context.dataset.task
         self.modalities = context.modalities
+        self.stage = self.stages()[-1].name
+
+    def stages(self) -> Sequence[Stage]:
+        """Phases of training in order; may read `self.config` and `self.modalities` only."""
+        return (Stage("main"),)
+
+    def start_stage(self, stage: Stage, train: ObservedDataset) -> None:
+        """Work at the transition into a stage: copy a teacher, fill a database.
+
+        Called once per stage, after the former stage's best weights were restored and not again when a killed run
+        goes on, so what it computes must live in parameters or persistent buffers.  Must be deterministic.
+        """
+
+    def trained(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Named parameters that the current stage optimises; the default is all that require gradients."""
+        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def prepare(self, train: ObservedDataset) -> None:
         """Builds what training needs from the observed training split: banks, statistics, vocabularies.
@@ -93,8 +127,8 @@ class Method(nn.Module, ABC):
         return task_loss(self.task, logits, labels)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimiser groups: no weight decay on biases, norms and parameters named in `no_decay`."""
-        named = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+        """Optimiser groups of the current stage; biases, norms and what `no_decay` names are not decayed."""
+        named = list(self.trained())
         skip = set(self.no_decay())
 
         def spared(name: str, parameter: Tensor) -> bool:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from harness.backbone import Backbone
 from harness.config import TrainerConfig
 from harness.errors import TrainingError
 from harness.files import atomic_write
@@ -39,8 +40,8 @@ class FitResult:
     """What training leaves behind besides the method's weights (set to the best epoch's).
 
     Attributes:
-        history: One dict per epoch: `loss`, `loss/<term>`, `lr`, `valid/<metric>`.
-        best_epoch: Epoch (from 0) whose weights were kept; -1 when nothing was trained.
+        history: One dict per epoch: `stage` (its number), `loss`, `loss/<term>`, `lr`, `valid/<metric>`.
+        best_epoch: Epoch (from 0, over all stages) whose weights were kept last; -1 when nothing was trained.
         best_metrics: Selection metrics of that epoch.
         seconds: Wall time of training, resumed parts included.
         resumed_from: Epochs that a checkpoint had already done.
@@ -79,8 +80,14 @@ class EpochBatches:
 
 
 def trainable_state(method: Method) -> dict[str, Tensor]:
-    """Trained parameters and persistent buffers, detached copies; frozen backbone weights are left out."""
-    frozen = {name for name, parameter in method.named_parameters() if not parameter.requires_grad}
+    """Trained parameters and persistent buffers, detached copies; a backbone's frozen weights are left out."""
+    frozen = {
+        f"{prefix}.{name}"
+        for prefix, module in method.named_modules()
+        if isinstance(module, Backbone)
+        for name, parameter in module.named_parameters()
+        if not parameter.requires_grad
+    }
     return {name: value.detach().cpu().clone() for name, value in method.state_dict().items() if name not in frozen}
 
 
@@ -102,6 +109,35 @@ def restore_state(method: Method, state: Mapping[str, Tensor], source: str) -> N
             "delete it or restore the configuration it was made with."
         )
     method.load_state_dict(dict(state), strict=False)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How an epoch is chosen.
+
+    Attributes:
+        evaluate: Metrics of logits on the selection split.
+        metric: Which of them chooses.
+        higher_is_better: Its direction.
+    """
+
+    evaluate: Evaluate
+    metric: str
+    higher_is_better: bool = True
+
+    def score(self, metrics: Mapping[str, float], split: str) -> float:
+        """The chosen metric, turned so that higher is better.
+
+        Raises:
+            TrainingError: If it is not defined on the split.
+        """
+        value = float(metrics[self.metric])
+        if math.isnan(value):
+            raise TrainingError(
+                f"{self.metric} is not defined on split {split!r} (e.g. only one class there), so it cannot "
+                "choose an epoch; set trainer.select_on to another metric."
+            )
+        return value if self.higher_is_better else -value
 
 
 class Trainer:
@@ -149,7 +185,7 @@ class Trainer:
         metric: str,
         higher_is_better: bool = True,
     ) -> FitResult:
-        """Trains until the budget or patience ends and restores the best epoch's weights.
+        """Trains every stage until its budget or patience ends, restoring each stage's best epoch.
 
         Args:
             method: Prepared method, already on `device`.
@@ -162,68 +198,95 @@ class Trainer:
         Raises:
             TrainingError: If a loss is not finite, naming ids, or the checkpoint is of another configuration.
         """
-        config = self.config
+        result = FitResult(selection_looks={select.split: 0})
+        selection = Selection(evaluate, metric, higher_is_better)
+        stages = method.stages()
+        model: Any = self.accelerator.prepare(method)
+        saved = self._load_checkpoint()
+        first = 0
+        if saved is not None:
+            first = [stage.name for stage in stages].index(saved["stage"])
+            result = FitResult(**saved["result"])
+            result.resumed_from = len(result.history)
+        self._clock = time.perf_counter() - result.seconds
+        for number, stage in enumerate(stages[first:], start=first):
+            method.stage = stage.name
+            if saved is None:
+                seed_everything(self.train_seed, "stage", stage.name)
+                method.start_stage(stage, train)
+            self._fit_stage(method, model, number, train, select, selection, result, saved)
+            saved = None
+        return result
+
+    def _fit_stage(
+        self,
+        method: Method,
+        model: Any,
+        number: int,
+        train: ObservedDataset,
+        select: ObservedDataset,
+        selection: Selection,
+        result: FitResult,
+        saved: Mapping[str, Any] | None,
+    ) -> None:
+        """Trains one stage, appending to `result`, and restores its best epoch's weights."""
+        config, stage = self.config, method.stages()[number]
+        epochs, peak = stage.epochs or config.epochs, stage.lr or config.lr
+        method.zero_grad(set_to_none=True)
         sampler = EpochBatches(len(train), config.batch_size, self.train_seed)
         loader: Any = DataLoader(train, batch_sampler=sampler, collate_fn=_as_is)  # type: ignore[arg-type]
-        optimizer = torch.optim.AdamW(
-            [group for group in method.parameter_groups(config.weight_decay) if group["params"]], lr=config.lr
+        optimizer: Any = torch.optim.AdamW(
+            [group for group in method.parameter_groups(config.weight_decay) if group["params"]], lr=peak
         )
-        total = config.epochs * len(sampler)
-        model: Any
-        model, optimizer, loader = self.accelerator.prepare(method, optimizer, loader)
-        result = FitResult(selection_looks={select.split: 0})
+        optimizer, loader = self.accelerator.prepare(optimizer, loader)
         best: dict[str, Any] = {"score": -math.inf, "state": trainable_state(method)}
         waited = 0
-        saved = self._load_checkpoint()
         if saved is not None:
             restore_state(method, saved["state"], str(self._checkpoint_path))
             optimizer.load_state_dict(saved["optimizer"])
             best = {"score": saved["best_score"], "state": saved["best_state"]}
             waited = int(saved["waited"])
-            result = FitResult(**saved["result"])
-            result.resumed_from = len(result.history)
-        started, before = time.perf_counter(), result.seconds
-        for epoch in range(len(result.history), config.epochs):
+        done = sum(entry["stage"] == number for entry in result.history)
+        for epoch in range(done, epochs):
             if waited >= config.patience:
                 break
-            sampler.epoch = epoch
-            seed_everything(self.train_seed, "epoch", epoch)
-            entry = self._train_epoch(model, optimizer, loader, epoch * len(sampler), total)
-            metrics = evaluate(self.predict(method, select), select)
+            # Counted over all stages, so that no two of them share batch orders or draws.
+            sampler.epoch = len(result.history)
+            seed_everything(self.train_seed, "epoch", sampler.epoch)
+            rates = [
+                peak * _schedule(step, epochs * len(sampler), config.warmup)
+                for step in range(epoch * len(sampler), (epoch + 1) * len(sampler))
+            ]
+            entry = {"stage": float(number), **self._train_epoch(model, optimizer, loader, rates, sampler.epoch)}
+            metrics = selection.evaluate(self.predict(method, select), select)
             result.selection_looks[select.split] += 1
             entry.update({f"{select.split}/{name}": float(value) for name, value in metrics.items()})
             result.history.append(entry)
-            score = float(metrics[metric]) * (1.0 if higher_is_better else -1.0)
-            if math.isnan(score):
-                raise TrainingError(
-                    f"{metric} is not defined on split {select.split!r} (e.g. only one class there), so it cannot "
-                    "choose an epoch; set trainer.select_on to another metric."
-                )
+            score = selection.score(metrics, select.split)
             if score > best["score"]:
                 best = {"score": score, "state": trainable_state(method)}
-                result.best_epoch, result.best_metrics, waited = epoch, dict(metrics), 0
+                result.best_epoch, result.best_metrics, waited = sampler.epoch, dict(metrics), 0
             else:
                 waited += 1
-            result.seconds = before + time.perf_counter() - started
+            result.seconds = time.perf_counter() - self._clock
             self._save_checkpoint(method, optimizer, best, waited, result)
         restore_state(method, best["state"], "the best epoch")
-        return result
 
-    def _train_epoch(self, model: Any, optimizer: Any, loader: Any, first_step: int, total: int) -> dict[str, float]:
-        """One pass; returns mean loss, mean terms and the last learning rate."""
+    def _train_epoch(
+        self, model: Any, optimizer: Any, loader: Any, rates: Sequence[float], epoch: int
+    ) -> dict[str, float]:
+        """One pass with a learning rate per step; returns mean loss, mean terms and the last learning rate."""
         model.train()
         sums: dict[str, Tensor] = {}
-        steps = 0
-        rate = 0.0
-        for step, batch in enumerate(loader, start=first_step):
-            rate = self.config.lr * _schedule(step, total, self.config.warmup)
+        for step, (batch, rate) in enumerate(zip(loader, rates, strict=True)):
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with self.accelerator.autocast():
                 output: StepOutput = model(batch)
             if not torch.isfinite(output.loss):
                 raise TrainingError(
-                    f"loss is {output.loss.item()} at step {step}, samples {', '.join(batch.ids[:5])}, …; "
+                    f"loss is {output.loss.item()} at step {step} of epoch {epoch}, "
+                    f"samples {', '.join(batch.ids[:5])}, …; "
                     "lower trainer.lr, set trainer.grad_clip, or look at these samples."
                 )
             optimizer.zero_grad()
@@ -233,8 +296,7 @@ class Trainer:
             optimizer.step()
             for name, value in {"loss": output.loss, **{f"loss/{k}": v for k, v in output.terms.items()}}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach().float()
-            steps += 1
-        return {**{name: float(value) / steps for name, value in sums.items()}, "lr": rate}
+        return {**{name: float(value) / len(rates) for name, value in sums.items()}, "lr": rates[-1]}
 
     @torch.no_grad()
     def predict(self, method: Method, view: ObservedDataset) -> FloatArray:
@@ -280,6 +342,7 @@ class Trainer:
             return
         state = {
             "run_id": self.run_id,
+            "stage": method.stage,
             "state": trainable_state(method),
             "optimizer": copy.deepcopy(optimizer.state_dict()),
             "best_score": best["score"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from harness.config import MethodConfig, TrainerConfig
 from harness.errors import TrainingError
 from harness.features import FeatureArray
 from harness.masking import ObservedDataset
-from harness.method import Method, MethodContext
+from harness.method import Method, MethodContext, Stage
 from harness.trainer import CHECKPOINT, EpochBatches, FitResult, Trainer, _schedule, trainable_state
 from harness.types import Batch, DatasetSpec, FloatArray, ModalitySpec, Split, StepOutput, TaskSpec
 
@@ -57,18 +57,50 @@ class Toy(Method):
         return StepOutput(loss * float("nan") if self.steps == self.explode_at else loss, {"task": loss})
 
 
+class Staged(Toy):
+    """A teacher is trained first; the student then learns from its frozen copy and from a draw at the transition."""
+
+    target: Tensor
+
+    def __init__(self, config: MethodConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        self.teacher = torch.nn.Linear(4, 2)
+        self.register_buffer("target", torch.zeros(2))
+        self.transitions: list[str] = []
+
+    def stages(self) -> Sequence[Stage]:
+        return (Stage("teacher", epochs=3, lr=0.1), Stage("student"))
+
+    def start_stage(self, stage: Stage, train: ObservedDataset) -> None:
+        self.transitions.append(stage.name)
+        if stage.name == "student":
+            self.target.copy_(self.teacher.weight.detach().sum(1) + torch.rand(2) + train.labels.mean())
+
+    def trained(self) -> Iterable[tuple[str, torch.nn.Parameter]]:
+        part = "teacher." if self.stage == "teacher" else "net."
+        return ((name, parameter) for name, parameter in super().trained() if name.startswith(part))
+
+    def predict_step(self, batch: Batch) -> Tensor:
+        if self.stage == "teacher":
+            logits: Tensor = self.teacher(batch.inputs["a"].pooled)
+            return logits
+        return super().predict_step(batch) + 0.01 * self.target
+
+
 class Killed(Exception):
     pass
 
 
-def fit(folder: Path | None, seed: int = 0, die_after: int = 10**6, run_id: str = "run") -> tuple[Toy, FitResult]:
+def fit(
+    folder: Path | None, seed: int = 0, die_after: int = 10**6, run_id: str = "run", kind: type[Toy] = Toy
+) -> tuple[Toy, FitResult]:
     train, valid = view("train"), view("valid")
 
     def no_backbone() -> Any:
         raise AssertionError("not used")
 
     torch.manual_seed(seed)
-    method = Toy(MethodConfig(), MethodContext(SPEC, train.feature_specs, no_backbone))
+    method = kind(MethodConfig(), MethodContext(SPEC, train.feature_specs, no_backbone))
     looks = 0
 
     def evaluate(logits: FloatArray, split: ObservedDataset) -> Mapping[str, float]:
@@ -100,17 +132,37 @@ def test_same_seed_same_weights_other_seed_other_weights() -> None:
     assert not same(fit(None)[0], fit(None, seed=1)[0])
 
 
+@pytest.mark.parametrize("kind", [Toy, Staged])
 @pytest.mark.parametrize("die_after", [1, 3, 5])
-def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path: Path, die_after: int) -> None:
-    whole, expected = fit(None)
+def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path: Path, die_after: int, kind: type[Toy]) -> None:
+    whole, expected = fit(None, kind=kind)
     with pytest.raises(Killed):
-        fit(tmp_path, die_after=die_after)
+        fit(tmp_path, die_after=die_after, kind=kind)
     torch.manual_seed(123)
-    resumed, result = fit(tmp_path)
+    resumed, result = fit(tmp_path, kind=kind)
     assert result.resumed_from == die_after
     assert same(whole, resumed)
     assert result.history == expected.history
     assert result.best_epoch == expected.best_epoch
+
+
+def test_stages_follow_each_other_with_their_own_budget_and_parameters() -> None:
+    method, result = fit(None, kind=Staged)
+    assert isinstance(method, Staged)
+    assert method.transitions == ["teacher", "student"]
+    assert [epoch["stage"] for epoch in result.history] == [0.0] * 3 + [1.0] * 6
+    assert max(epoch["lr"] for epoch in result.history[:3]) > CONFIG.lr >= max(e["lr"] for e in result.history[3:])
+    assert result.best_epoch >= 3, "the student's best epoch is kept last"
+    assert method.stage == "student"
+    assert method.target.any()
+
+
+def test_a_stage_that_was_begun_is_not_started_again(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        fit(tmp_path, die_after=4, kind=Staged)
+    method, _ = fit(tmp_path, kind=Staged)
+    assert isinstance(method, Staged)
+    assert method.transitions == []
 
 
 def test_a_finished_checkpoint_trains_no_more(tmp_path: Path) -> None:
@@ -137,7 +189,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_names_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Toy, "explode_at", 3)
-    with pytest.raises(TrainingError, match=r"loss is nan at step 2, samples train\d+, "):
+    with pytest.raises(TrainingError, match=r"loss is nan at step 2 of epoch 0, samples train\d+, "):
         fit(None)
 
 
