@@ -12,7 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.config import BackboneConfig
+from harness.errors import UsageError
 from harness.types import FeatureSpec
+
+#: Keys and values `[B, p, d]` that one block's tokens attend to besides themselves.
+Prefix = tuple[Tensor, Tensor]
 
 
 class Backbone(nn.Module, ABC):
@@ -55,6 +59,14 @@ class Backbone(nn.Module, ABC):
             `[n, length(modality), d]` and its `[n, length(modality)]` bool mask.
         """
 
+    def dummy(self, modality: str) -> tuple[Tensor, Tensor]:
+        """Tokens `[L, *token_shape]` and mask `[L]` of a value without content, as `embed` takes them.
+
+        Zeros that are attended to, unless the backbone's own inputs have something that says "nothing".
+        """
+        spec = self.features[modality]
+        return torch.zeros(spec.length, *spec.token_shape), torch.ones(spec.length, dtype=torch.bool)
+
     def prefix(self, batch_size: int) -> Tensor | None:  # noqa: ARG002
         """Learned tokens `[batch_size, prefix_length, d]` before all modalities, or None."""
         return None
@@ -84,13 +96,32 @@ class Backbone(nn.Module, ABC):
         A mask of None attends to everything.
         """
 
+    def prefixed_block(self, index: int, hidden: Tensor, mask: Tensor | None, prefix: Prefix) -> Tensor:  # noqa: ARG002
+        """As `block`, with further keys and values `[B, p, d]` in front of the projected ones.
+
+        They are always visible, are not projected, and ask nothing themselves, so the sequence keeps its length.
+
+        Raises:
+            UsageError: If the backbone cannot do it.
+        """
+        raise UsageError(
+            f"backbone {type(self).__name__} has no attention-level prompts; use input-level ones or another backbone."
+        )
+
     def encode(
         self,
         hidden: Tensor,
         mask: Tensor | None,
         prompts: Mapping[int, Tensor] | None = None,
+        prefixes: Mapping[int, Prefix] | None = None,
     ) -> Tensor:
-        """Runs all blocks and the final norm; prompts `[B, p, d]` are put in front before their block.
+        """Runs all blocks and the final norm.
+
+        Args:
+            hidden: `[B, N, d]`.
+            mask: `[B, N]` bool, or None to attend to everything.
+            prompts: Block index -> tokens `[B, p, d]` put in front before that block; they stay to the end.
+            prefixes: Block index -> keys and values of that block alone, see `prefixed_block`.
 
         Returns:
             `[B, N + sum of p, d]`; the pooled token of the input sits behind all prompts.
@@ -101,7 +132,10 @@ class Backbone(nn.Module, ABC):
                 hidden = torch.cat([prompt, hidden], 1)
                 if mask is not None:
                     mask = torch.cat([mask.new_ones(prompt.shape[:2]), mask], 1)
-            hidden = self.block(index, hidden, mask)
+            if prefixes and index in prefixes:
+                hidden = self.prefixed_block(index, hidden, mask, prefixes[index])
+            else:
+                hidden = self.block(index, hidden, mask)
         return self.norm(hidden)
 
     @abstractmethod

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from harness.backbone import Backbone
+from harness.backbone import Backbone, Prefix
 from harness.methods.common.backbones.config import FusionConfig
 from harness.types import FeatureSpec
 
@@ -68,6 +68,11 @@ class FusionBackbone(Backbone):
         result: Tensor = self.blocks[index](hidden, mask)
         return result
 
+    def prefixed_block(self, index: int, hidden: Tensor, mask: Tensor | None, prefix: Prefix) -> Tensor:
+        """See `Backbone.prefixed_block`."""
+        result: Tensor = self.blocks[index](hidden, mask, prefix)
+        return result
+
     def norm(self, hidden: Tensor) -> Tensor:
         """Final layer norm."""
         result: Tensor = self.final_norm(hidden)
@@ -92,10 +97,17 @@ class _Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor | None, prefix: Prefix | None = None) -> Tensor:
         batch, length, width = hidden.shape
         packed = self.query_key_value(self.attention_norm(hidden))
         query, key, value = packed.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        if prefix is not None:
+            key, value = (
+                torch.cat([part.view(batch, -1, self.heads, width // self.heads).transpose(1, 2).to(own.dtype), own], 2)
+                for part, own in zip(prefix, (key, value), strict=True)
+            )
+            if mask is not None:
+                mask = torch.cat([mask.new_ones(prefix[0].shape[:2]), mask], 1)
         # Written out: at these lengths it is five times faster on CPU than the fused kernel.
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
         if mask is not None:
