@@ -22,8 +22,9 @@ from harness.masking import ObservedDataset
 from harness.method import Method, MethodContext
 from harness.methods.common.backbones import vilt
 from harness.methods.common.backbones.config import ViltB32Config, ViltImageConfig, ViltTextConfig
-from harness.methods.common.backbones.vilt import ViltBackbone, load_pretrained, load_vilt, stretch_positions
+from harness.methods.common.backbones.vilt import ViltBackbone, load_vilt, stretch_positions
 from harness.methods.common.backbones.vilt_inputs import ViltImageEncoder, ViltTextEncoder
+from harness.methods.common.hub import Pretrained
 from harness.testing.data import tiny_presence, tiny_spec
 from harness.types import FeatureSpec
 
@@ -308,9 +309,9 @@ def test_download_needs_permission() -> None:
             return source
 
     with pytest.raises(DataError):
-        load_pretrained(Hub, "some/model", False)
+        Pretrained("ViLT", "some/model", "backbone").load(Hub)
     assert not calls
-    assert load_pretrained(Hub, "some/model", True) == "some/model"
+    assert Pretrained("ViLT", "some/model", "backbone", allow_download=True).load(Hub) == "some/model"
     assert calls == [{}]
 
 

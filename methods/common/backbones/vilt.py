@@ -7,18 +7,18 @@ front of any block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+import math
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.backbone import Backbone
-from harness.errors import DataError, UsageError
+from harness.backbone import Backbone, Prefix
+from harness.errors import UsageError
 from harness.methods.common.backbones.config import ViltB32Config
+from harness.methods.common.hub import Pretrained
 from harness.types import FeatureSpec
 
 _TEXT, _IMAGE = 0, 1
@@ -44,6 +44,7 @@ class ViltBackbone(Backbone):
         self.hidden_size = int(self.vilt.config.hidden_size)
         self.num_blocks = len(self.vilt.encoder.layer)
         self.shuffle = config.patch_order == "random"
+        self._source = Pretrained("ViLT", config.weights, "backbone", config.allow_download)
         self._types = {name: _type_of(name, spec) for name, spec in self.features.items()}
         self._order = sorted(self.modalities, key=lambda name: self._types[name])
 
@@ -75,6 +76,17 @@ class ViltBackbone(Backbone):
             mask = mask.expand(-1, hidden.shape[1])
         return hidden + self.vilt.embeddings.token_type_embeddings.weight[kind], mask
 
+    def dummy(self, modality: str) -> tuple[Tensor, Tensor]:
+        """A white picture, or the empty text: `[CLS] [SEP]` and padding (MAP)."""
+        spec = self.features[modality]
+        if self._types[modality] == _IMAGE:
+            return torch.full((1, *spec.token_shape), 255, dtype=torch.uint8), torch.ones(1, dtype=torch.bool)
+        from transformers import AutoTokenizer
+
+        tokenizer: Any = self._source.load(AutoTokenizer)
+        empty = tokenizer("", padding="max_length", max_length=spec.length, return_tensors="pt")
+        return empty["input_ids"][0].int(), empty["attention_mask"][0].bool()
+
     def assemble(self, embedded: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Joins all modalities, texts first whatever the data set's order."""
         parts = [embedded[name] for name in self._order if name in embedded]
@@ -82,13 +94,32 @@ class ViltBackbone(Backbone):
 
     def block(self, index: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """See `Backbone.block`."""
-        bias = None
-        if mask is not None:
-            bias = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device)
-            bias = bias.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]
+        bias = None if mask is None else _bias(mask, hidden.dtype)
         # Two arguments only: what follows them differs between releases, and so does the kind of result.
         output = self.vilt.encoder.layer[index](hidden, bias)
         result: Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+    def prefixed_block(self, index: int, hidden: Tensor, mask: Tensor | None, prefix: Prefix) -> Tensor:
+        """See `Backbone.prefixed_block`; the library's layer takes no further keys, so its attention is written out."""
+        layer = self.vilt.encoder.layer[index]
+        attention, heads = layer.attention.attention, int(self.vilt.config.num_attention_heads)
+
+        def split(tokens: Tensor) -> Tensor:
+            return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+        normed = layer.layernorm_before(hidden)
+        own = attention.key(normed), attention.value(normed)
+        key, value = (
+            split(torch.cat([front.to(part.dtype), part], 1)) for front, part in zip(prefix, own, strict=True)
+        )
+        query = split(attention.query(normed))
+        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        if mask is not None:
+            scores = scores + _bias(torch.cat([mask.new_ones(prefix[0].shape[:2]), mask], 1), scores.dtype)
+        context = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
+        hidden = hidden + layer.attention.output.dense(context)
+        result: Tensor = hidden + layer.output.dense(layer.intermediate(layer.layernorm_after(hidden)))
         return result
 
     def norm(self, hidden: Tensor) -> Tensor:
@@ -137,6 +168,12 @@ class ViltBackbone(Backbone):
         return spec.token_shape[0] // patch, spec.token_shape[1] // patch
 
 
+def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive scores `[B, 1, 1, N]` that hide the keys whose mask `[B, N]` is False."""
+    zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return zeros.masked_fill(~mask, torch.finfo(dtype).min)[:, None, None, :]
+
+
 def stretch_positions(table: Tensor, length: int) -> Tensor:
     """Resamples a position table `[P, d]` to `[length, d]`, as a picture of P rows, corners not aligned."""
     if length == len(table):
@@ -153,80 +190,9 @@ def load_vilt(weights: str, allow_download: bool) -> Any:
     """
     from transformers import ViltModel
 
-    with _quiet():
-        model, report = load_pretrained(
-            ViltModel, weights, allow_download, output_loading_info=True, dtype=torch.float32
-        )
-    if report["missing_keys"] or report["mismatched_keys"]:
-        missing = sorted(map(str, report["missing_keys"] or report["mismatched_keys"]))
-        raise DataError(f"{weights!r} is not a whole ViLT: {len(missing)} weights are missing, e.g. {missing[0]}.")
+    model = Pretrained("ViLT", weights, "backbone", allow_download).load_model(ViltModel, dtype=torch.float32)
     assert isinstance(model, nn.Module)
     return model
-
-
-def load_pretrained(kind: Any, weights: str, allow_download: bool, **options: Any) -> Any:
-    """`kind.from_pretrained` of a local folder, the hub's cache, or, only if allowed, the hub.
-
-    Args:
-        kind: A class of transformers with `from_pretrained`.
-        weights: Folder or hub id.
-        allow_download: Whether the hub may be contacted.
-        options: Passed on.
-
-    Raises:
-        DataError: Naming the three ways to provide the files, or what is wrong with a folder.
-    """
-    own = Path(weights).expanduser()
-    folder = own if own.is_dir() else _cached_folder(weights)
-    if folder is not None:
-        try:
-            return kind.from_pretrained(str(folder), local_files_only=True, **options)
-        except Exception as error:
-            # transformers raises OSError, ValueError and safetensors' own error alike.
-            if folder is own or not allow_download:
-                raise DataError(f"{folder} is not a whole ViLT in the hub's format: {_line(error)}") from error
-    if not allow_download:
-        raise DataError(
-            f"ViLT weights {weights!r} are neither a local folder nor in the hub's cache; give a folder with "
-            f"backbone.weights=DIR, fill the cache with `hf download {weights}`, or let this run download them "
-            "with backbone.allow_download=true."
-        )
-    try:
-        return kind.from_pretrained(weights, **options)
-    except Exception as error:
-        raise DataError(f"ViLT weights {weights!r} cannot be downloaded: {_line(error)}") from error
-
-
-def _cached_folder(name: str) -> Path | None:
-    """Snapshot of a hub id in the local cache; found without the hub's client, which may open connections."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:
-        return None
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar and no report of unused heads while weights are read."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _type_of(name: str, spec: FeatureSpec) -> int:

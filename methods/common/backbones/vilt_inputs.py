@@ -12,7 +12,7 @@ import numpy as np
 from harness.encoder import Encoded, Encoder
 from harness.errors import DataError
 from harness.methods.common.backbones.config import ViltImageConfig, ViltTextConfig
-from harness.methods.common.backbones.vilt import load_pretrained
+from harness.methods.common.hub import Pretrained
 from harness.types import FloatArray
 
 
@@ -34,8 +34,9 @@ class ViltTextEncoder(Encoder):
         from transformers import AutoTokenizer, ViltConfig
 
         self.max_text_len = config.max_text_len
-        self.tokenizer: Any = load_pretrained(AutoTokenizer, config.weights, config.allow_download)
-        words = load_pretrained(ViltConfig, config.weights, config.allow_download).vocab_size
+        source = Pretrained("ViLT", config.weights, "backbone", config.allow_download)
+        self.tokenizer: Any = source.load(AutoTokenizer)
+        words = source.load(ViltConfig).vocab_size
         # Without its files transformers hands out a tokenizer that knows no word, and says nothing.
         if len(self.tokenizer) != words:
             raise DataError(
@@ -75,7 +76,8 @@ class ViltImageEncoder(Encoder):
         super().__init__(config)
         from transformers import ViltConfig
 
-        self.size = int(load_pretrained(ViltConfig, config.weights, config.allow_download).image_size)
+        source = Pretrained("ViLT", config.weights, "backbone", config.allow_download)
+        self.size = int(source.load(ViltConfig).image_size)
 
     def encode(self, values: Sequence[Any]) -> Encoded:
         """Resizes uint8 pictures `[H, W, 3]` bilinearly; the aspect ratio is lost, as in the released code."""
