@@ -6,53 +6,19 @@ Steps of a forward pass (numbers as in card.md): 1 embed what is observed, 2 ret
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UsageError
-from harness.masking import ObservedDataset
-from harness.method import Method, MethodContext
+from harness.method import MethodContext
+from harness.methods.common.attention import CrossModalAttention
 from harness.methods.common.heads import ClassificationHead
+from harness.methods.common.memory import Embedded, MemoryMethod, Retrieved
+from harness.methods.common.pooling import adaptive_pool, masked_mean, mean_over_found
 from harness.methods.redeem.config import RedeemConfig
-from harness.methods.redeem.modules import (
-    CrossModalAttention,
-    ExpertGenerator,
-    adaptive_pool,
-    masked_mean,
-)
-from harness.retrieval import MemoryBank, Neighbours
+from harness.methods.redeem.modules import ExpertGenerator
 from harness.types import Batch, StepOutput
-
-#: Embedded modalities: name -> (tokens `[B, L, d]`, mask `[B, L]`).
-Embedded = dict[str, tuple[Tensor, Tensor]]
-
-
-@dataclass
-class Retrieved:
-    """Neighbours of B samples, embedded.
-
-    Attributes:
-        items: Modality -> embedded tokens `[U, L, d]` and masks `[U, L]` of the U distinct items of the batch.
-        index: Modality -> `[B, K]` positions in `items` (the same for all modalities when neighbours are pairs).
-        found: Modality -> `[B, K]` bool.
-        labels: `[B, K]` int64 or `[B, K, C]` float, of the label-giving neighbours; `label_found` `[B, K]`.
-    """
-
-    items: Embedded
-    index: dict[str, Tensor]
-    found: dict[str, Tensor]
-    labels: Tensor
-    label_found: Tensor
-
-    def copies(self, name: str, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens `[b, K, L, d]`, masks and validity of one modality's copies for some samples."""
-        tokens, mask = self.items[name]
-        index = self.index[name][rows]
-        return tokens[index], mask[index], self.found[name][rows]
 
 
 @dataclass
@@ -70,7 +36,7 @@ class Drop:
     hidden: Tensor
 
 
-class Redeem(Method):
+class Redeem(MemoryMethod):
     """REDEEM (KDD 2025); see `RedeemConfig` for the options and card.md for what is faithful.
 
     Args:
@@ -82,13 +48,7 @@ class Redeem(Method):
 
     def __init__(self, config: RedeemConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        self.backbone = context.build_backbone()
-        if config.prompt_layer >= self.backbone.num_blocks:
-            raise UsageError(
-                f"method.prompt_layer={config.prompt_layer} needs more than {self.backbone.num_blocks} backbone blocks."
-            )
         width, outputs = self.backbone.hidden_size, self.task.num_outputs
-        self.targets = tuple(name for name in self.modalities if not config.targets or name in config.targets)
         masked = config.retrieved_padding == "masked"
         self.generators = nn.ModuleDict(
             {
@@ -108,8 +68,6 @@ class Redeem(Method):
             self.head = nn.Linear(width, outputs)
         else:
             self.head = ClassificationHead(width, outputs)
-        self._bank: MemoryBank | None = None
-        self._valid: ObservedDataset | None = None
 
     def _prompters(self, width: int) -> dict[str, CrossModalAttention]:
         if self.config.prompt not in ("dynamic", "intra_modal"):
@@ -117,41 +75,6 @@ class Redeem(Method):
         if self.config.prompt_attention == "mean_query":
             return {"shared": CrossModalAttention(width, output=True)}
         return {name: CrossModalAttention(width) for name in self.modalities}
-
-    # -- preparation -------------------------------------------------------------------------------------------------
-
-    def open_valid(self, valid: ObservedDataset) -> None:
-        """Takes the validation split into the bank (`bank_splits=train_valid`)."""
-        self._valid = valid
-
-    def prepare(self, train: ObservedDataset) -> None:
-        """Builds the memory bank of retrievable samples."""
-        source = train.complete_view() if self.config.bank_missing == "full" else train
-        extra = [self._valid] if self._valid is not None else []
-        self._bank = MemoryBank.build(
-            source, *extra, backend=self.context.retrieval.backend, exclude=self.config.exclude_self
-        )
-
-    def banks(self) -> Mapping[str, MemoryBank]:
-        """The memory bank, for the audit."""
-        return {} if self._bank is None else {"memory": self._bank}
-
-    @property
-    def bank(self) -> MemoryBank:
-        """The bank that `prepare` built."""
-        assert self._bank is not None, "prepare() has not run"
-        return self._bank
-
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """One group with decay on everything as released, or the default groups."""
-        if self.config.decay_all:
-            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            return [{"params": trained, "weight_decay": weight_decay}]
-        return super().parameter_groups(weight_decay)
-
-    def no_decay(self) -> Sequence[str]:
-        """Prompts, label table and position tables are not decayed."""
-        return ("static_prompt", "label_table", "position", "cls")
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -174,11 +97,11 @@ class Redeem(Method):
     def _forward(self, batch: Batch, drop: Drop | None) -> tuple[Tensor, Tensor]:
         """Logits `[B, C]` and, in training, the reconstruction loss."""
         embedded = self._embed(batch)
-        retrieved, for_drop = self._retrieve(batch, drop)
+        retrieved, *rest = self._retrieve(batch, *([] if drop is None else [drop.batch]))
         observed = self._pooled(embedded, batch.present)
         loss = observed.new_zeros(())
-        if drop is not None and for_drop is not None:
-            loss = self._simulated_loss(drop, embedded, for_drop)
+        if drop is not None:
+            loss = self._simulated_loss(drop, embedded, rest[0])
         flagged = self._fill_missing(batch, embedded, observed, retrieved)
         if self.config.rec_loss == "flagged":
             loss = flagged
@@ -197,21 +120,6 @@ class Redeem(Method):
             return features @ self.label_table.T, loss
         return self.head(pooled), loss
 
-    def _embed(self, batch: Batch) -> Embedded:
-        """Step 1: observed modalities embedded, absent ones zero and masked."""
-        embedded: Embedded = {}
-        for name in self.modalities:
-            part = batch.inputs[name]
-            shape = (len(batch), self.backbone.length(name))
-            tokens = torch.zeros(*shape, self.backbone.hidden_size, device=batch.device)
-            mask = torch.zeros(shape, dtype=torch.bool, device=batch.device)
-            if len(part):
-                values, real = self.backbone.embed(name, part.tokens, part.mask)
-                tokens = tokens.to(values.dtype).index_copy(0, part.rows, values)
-                mask = mask.index_copy(0, part.rows, real)
-            embedded[name] = (tokens, mask)
-        return embedded
-
     def _pooled(self, embedded: Embedded, present: Tensor) -> Tensor:
         """Mean over the observed modalities of their mean tokens, `[B, d]` (M = 2: the one that is left)."""
         means = []
@@ -221,48 +129,6 @@ class Redeem(Method):
                 mask = mask.any(1, keepdim=True).expand_as(mask)
             means.append(masked_mean(tokens, mask))
         return masked_mean(torch.stack(means, 1), present)
-
-    def _retrieve(self, batch: Batch, drop: Drop | None) -> tuple[Retrieved, Retrieved | None]:
-        """Step 2: neighbours of every sample and of the simulated drops; each distinct item is embedded once."""
-        queries = [batch] if drop is None else [batch, drop.batch]
-        searched = [self._search(query) for query in queries]
-        every = torch.cat([index[name].reshape(-1) for index, _ in searched for name in self.modalities])
-        distinct, inverse = torch.unique(every.clamp(min=0), return_inverse=True)
-        items = {
-            name: self.backbone.embed(name, tokens, mask)
-            for name, (tokens, mask) in self.bank.payload(distinct).items()
-        }
-        giver = self._label_giver()
-        results, start = [], 0
-        for query, (index, found) in zip(queries, searched, strict=True):
-            local = {}
-            for name in self.modalities:
-                local[name] = inverse[start : start + index[name].numel()].view(len(query), -1)
-                start += index[name].numel()
-            results.append(Retrieved(items, local, found, self.bank.labels(index[giver]), found[giver]))
-        return results[0], results[1] if drop is not None else None
-
-    def _search(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Bank positions and validity `[B, K]` per modality."""
-        seed = self.context.train_seed if self.config.neighbours == "random" else None
-        joint = self.bank.neighbours(batch, self.config.k, random_seed=seed)
-        index = dict.fromkeys(self.modalities, joint.index)
-        found = dict.fromkeys(self.modalities, joint.found)
-        if self.config.retrieval == "per_channel" and seed is None:
-            # Complete queries search each modality by itself, so the copies are not pairs (released code).
-            rows = batch.present.all(1).nonzero(as_tuple=True)[0]
-            if len(rows):
-                complete = batch.select(rows)
-                for name in self.modalities:
-                    own: Neighbours = self.bank.neighbours(complete, self.config.k, channel=name)
-                    index[name] = index[name].index_copy(0, rows, own.index)
-                    found[name] = found[name].index_copy(0, rows, own.found)
-        return index, found
-
-    def _label_giver(self) -> str:
-        """The modality whose neighbours give labels: the image channel in released code, else the last one."""
-        kinds = {modality.name: modality.kind for modality in self.context.dataset.modalities}
-        return next((name for name in self.modalities if kinds[name] == "image"), self.modalities[-1])
 
     def _fill_missing(self, batch: Batch, embedded: Embedded, observed: Tensor, retrieved: Retrieved) -> Tensor:
         """Steps 3-4: reconstructs absent modalities in place; returns the loss of `rec_loss=flagged`."""
@@ -351,7 +217,7 @@ class Redeem(Method):
             query, query_mask = self._query(items, name)
             attended = self.prompters[name](query, tokens, mask)
             per_item = adaptive_pool(attended, query_mask, self.config.prompt_length)
-            return _mean_over_found(per_item[index], found)
+            return mean_over_found(per_item[index], found)
         return self._per_sample_prompt(name, items, retrieved)
 
     def _per_sample_prompt(self, name: str, items: Embedded, retrieved: Retrieved) -> Tensor:
@@ -365,7 +231,7 @@ class Redeem(Method):
         if self.config.prompt_attention == "mean_query":
             prompter = self.prompters["shared"]
             for other, (tokens, mask) in copies.items():
-                mean = _mean_over_found(tokens, retrieved.found[other])
+                mean = mean_over_found(tokens, retrieved.found[other])
                 copies[other] = (mean.unsqueeze(1).expand_as(tokens), mask.any(1, keepdim=True).expand_as(mask))
         else:
             prompter = self.prompters[name]
@@ -375,21 +241,7 @@ class Redeem(Method):
         flat_index = index.reshape(-1)
         attended = prompter(query, own_tokens[flat_index], own_mask[flat_index])
         pooled = adaptive_pool(attended, query_mask, self.config.prompt_length)
-        return _mean_over_found(pooled.view(batch, k, self.config.prompt_length, -1), found)
-
-    def _label_prompt(self, retrieved: Retrieved) -> Tensor:
-        """Mean over the neighbours of their label rows; a multilabel neighbour gives the sum of its rows."""
-        if retrieved.labels.dtype == torch.int64:
-            rows = self.label_table[retrieved.labels]
-        else:
-            rows = retrieved.labels @ self.label_table
-        return _mean_over_found(rows, retrieved.label_found)
-
-
-def _mean_over_found(values: Tensor, found: Tensor) -> Tensor:
-    """Mean over dimension 1 of `[B, K, ...]` where `found` `[B, K]`; zero where no neighbour was found."""
-    weights = found.view(*found.shape, *(1,) * (values.ndim - 2)).to(values.dtype)
-    return (values * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+        return mean_over_found(pooled.view(batch, k, self.config.prompt_length, -1), found)
 
 
 def _token_error(rebuilt: Tensor, target: Tensor, mask: Tensor) -> Tensor:

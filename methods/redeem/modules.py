@@ -1,6 +1,6 @@
-"""The parts of REDEEM: conditional soft router, experts, and the inter-modal dynamic prompter.
+"""The parts of REDEEM that no other method has: conditional soft router and experts.
 
-Shapes: B samples, K neighbours, L tokens of a modality, width d, prompt length b.
+Shapes: B samples, K neighbours, L tokens of a modality, width d.
 """
 
 from __future__ import annotations
@@ -10,35 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-
-def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens `[..., L, d]` whose mask `[..., L]` is True; zero where none is."""
-    weights = mask.unsqueeze(-1).to(tokens.dtype)
-    return (tokens * weights).sum(-2) / weights.sum(-2).clamp(min=1.0)
-
-
-def adaptive_pool(tokens: Tensor, mask: Tensor, length: int) -> Tensor:
-    """Adaptive average pooling over the True positions of `mask` only.
-
-    The bins are those of `AdaptiveAvgPool1d(length)` applied to each sequence's own True tokens, so padding never
-    enters; sequences without a True token give zeros.
-
-    Args:
-        tokens: `[n, L, d]`.
-        mask: `[n, L]` bool.
-        length: Bins b.
-
-    Returns:
-        `[n, b, d]`.
-    """
-    rank = mask.long().cumsum(1) - 1
-    count = mask.sum(1, keepdim=True)
-    bins = torch.arange(length, device=tokens.device)
-    first = (bins * count) // length
-    last = ((bins + 1) * count + length - 1) // length
-    inside = (rank[:, None, :] >= first[:, :, None]) & (rank[:, None, :] < last[:, :, None]) & mask[:, None, :]
-    weights = inside.to(tokens.dtype)
-    return weights @ tokens / weights.sum(-1, keepdim=True).clamp(min=1.0)
+from harness.methods.common.pooling import masked_mean
 
 
 class SoftRouter(nn.Module):
@@ -115,37 +87,3 @@ class ExpertGenerator(nn.Module):
         total = (share.unsqueeze(-1) * transformed).sum(1)
         known = there.any(1)
         return total / share.sum(1).clamp(min=1e-6).unsqueeze(-1) * known.unsqueeze(-1), known
-
-
-class CrossModalAttention(nn.Module):
-    """One direction of the prompter (Eq. 5): queries from the other modalities, keys and values from its own.
-
-    Args:
-        width: Token width d.
-        output: Adds the released code's extra output projection.
-    """
-
-    def __init__(self, width: int, output: bool = False) -> None:
-        super().__init__()
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width) if output else nn.Identity()
-        self.scale = 1.0 / math.sqrt(width)
-
-    def forward(self, query: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Attends to real tokens.
-
-        Args:
-            query: `[n, Lq, d]`.
-            tokens: `[n, L, d]`.
-            mask: `[n, L]` bool.
-
-        Returns:
-            `[n, Lq, d]`, not yet pooled to prompt length.
-        """
-        scores = self.query(query) @ self.key(tokens).transpose(1, 2) * self.scale
-        scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
-        # Pooling averages, so projecting before it equals the released order (project the pooled tokens).
-        attended: Tensor = self.output(scores.softmax(-1) @ self.value(tokens))
-        return attended

@@ -13,17 +13,13 @@ import torch.nn.functional as F
 
 from harness.errors import SupervisionError, UsageError
 from harness.method import MethodContext
+from harness.methods.common.attention import CrossModalAttention
 from harness.methods.common.backbones.config import FusionConfig
 from harness.methods.common.backbones.fusion import FusionBackbone
+from harness.methods.common.pooling import adaptive_pool, masked_mean
 from harness.methods.redeem.config import RedeemConfig
 from harness.methods.redeem.model import Redeem
-from harness.methods.redeem.modules import (
-    CrossModalAttention,
-    ExpertGenerator,
-    SoftRouter,
-    adaptive_pool,
-    masked_mean,
-)
+from harness.methods.redeem.modules import ExpertGenerator, SoftRouter
 from harness.testing.data import TinyData, one_pattern, tiny_observed
 from harness.types import Batch
 
@@ -249,7 +245,7 @@ def test_multilabel_label_prompt_sums_a_neighbours_rows() -> None:
     data = tiny_observed("multilabel", supervision="complete")
     method = build(data, RedeemConfig.from_preset("official"))
     batch = everything(one_pattern(data.test, data.features, (True, False)))
-    retrieved, _ = method._retrieve(batch, None)
+    (retrieved,) = method._retrieve(batch)
     expected = (retrieved.labels @ method.label_table).mean(1)
     assert torch.allclose(method._label_prompt(retrieved), expected, atol=1e-5)
 
