@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from harness import registry
-from harness.config import NOT_IDENTITY, MethodConfig, RunConfig
+from harness.config import NOT_IDENTITY, EncoderConfig, MethodConfig, RunConfig
 from harness.errors import UsageError
 from harness.plugin import PluginConfig
 from harness.protocol import parse_protocol
@@ -31,6 +31,9 @@ GROUPS: Mapping[str, tuple[Registry[PluginConfig], str | None]] = {
     "dataset": (registry.datasets, "openmoji"),
     "backbone": (registry.backbones, "fusion"),
 }
+
+#: Mappings to which a command line may add keys.
+OPEN_KEYS = ("encoders.", "encoder_options.")
 
 _SCHEMA, _PRIMARY = "harness_schema", "harness_run"
 
@@ -53,8 +56,31 @@ def compose(overrides: Sequence[str]) -> list[RunConfig]:
         config.protocol = parse_protocol(config.protocol).name
         for encoder in config.encoders.values():
             registry.encoders.get(encoder)
+        for encoder, options in config.encoder_options.items():
+            encoder_config(encoder, options)
         config.validate()
     return configs
+
+
+def encoder_config(name: str, options: Mapping[str, Any]) -> EncoderConfig:
+    """Config of a registered encoder with some options set.
+
+    Raises:
+        UsageError: If the encoder or an option is unknown, or a value has the wrong type or range.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    schema = _dataclass(registry.encoders.get(name))
+    try:
+        for option in options:
+            _check_key(option, schema, {}, {})
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(options)))
+    except (UsageError, OmegaConfBaseException) as error:
+        raise UsageError(f"encoder_options.{name}: {_first_line(error)}.") from error
+    assert isinstance(config, EncoderConfig)
+    config.validate()
+    return config
 
 
 def compose_as(schema: type[C], overrides: Sequence[str]) -> list[C]:
@@ -158,7 +184,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         key = override.key_or_group
         if override.is_delete():
             raise UsageError(f"{text!r}: options cannot be deleted; set {key}=VALUE instead.")
-        if (override.is_add() or override.is_force_add()) and not key.startswith("encoders."):
+        if (override.is_add() or override.is_force_add()) and not key.startswith(OPEN_KEYS):
             raise UsageError(f"{text!r}: new keys cannot be added; write {text.lstrip('+')} to set an existing one.")
         if override.package is not None or "/" in key:
             raise UsageError(f"{text!r}: packages and nested groups are not used here; write key=value.")
@@ -209,7 +235,7 @@ def _compose_cell(cell: Sequence[tuple[str, str]], schema: type[C]) -> C:
     store = ConfigStore.instance()
     # "++" lets a key be added to an option that is a mapping, e.g. dataset.modalities={photo:image}.
     lines = [
-        f"{'++' if key.startswith('encoders.') or text.startswith('{') else ''}{key}={text}"
+        f"{'++' if key.startswith(OPEN_KEYS) or text.startswith('{') else ''}{key}={text}"
         for key, text in cell
         if key not in nodes
     ]
@@ -246,10 +272,10 @@ def _check_key(key: str, schema: type, nodes: Mapping[str, PluginConfig], given:
     level: Any = schema
     path = ""
     for part in key.split("."):
+        if f"{path}." in OPEN_KEYS:
+            return
         if level is None:
             raise UsageError(f"unknown key {key!r}: {path} has no options below it.")
-        if path == "encoders":
-            return
         fields = {field.name: field for field in dataclasses.fields(level)}
         if part not in fields:
             where = f"{path} {given[path]!r} has" if path in nodes else f"{path} has" if path else "there is"
@@ -264,7 +290,7 @@ def _check_key(key: str, schema: type, nodes: Mapping[str, PluginConfig], given:
             level = nodes[path]
         elif dataclasses.is_dataclass(default):
             level = default
-        elif path != "encoders":
+        else:
             level = None
 
 

@@ -212,6 +212,7 @@ class RunConfig:
             and missingness is simulated (the declared protocol of REDEEM, RAGPT and MMIN).
         backbone: Config of a registered backbone, for methods that use one.
         encoders: Frozen encoder per modality kind or modality name.
+        encoder_options: Options per encoder name, e.g. `encoder_options.minilm.max_tokens=32`.
         trainer: Training budget.
         retrieval: How neighbours are searched.
         mask_seed: Decides which values are missing, nothing else.
@@ -229,6 +230,7 @@ class RunConfig:
     protocol: str = "both_0.7"
     supervision: str = "observed"
     encoders: dict[str, str] = field(default_factory=default_encoders)
+    encoder_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     mask_seed: int = 0

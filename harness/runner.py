@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 from harness import audit, registry
 from harness.backbone import Backbone
-from harness.compose import changed_options, identity_dict, to_dict
+from harness.compose import changed_options, encoder_config, identity_dict, to_dict
 from harness.config import BackboneConfig, EncoderConfig, MethodConfig, RunConfig, digest_of
 from harness.environment import describe_environment
 from harness.errors import HarnessError, TrackingError, UsageError
@@ -149,7 +149,11 @@ def token_encoder_names(config: RunConfig, table: DataTable) -> dict[str, tuple[
             raise UsageError(
                 f"no encoder for modality {modality.name!r} of kind {modality.kind}; set encoders.{modality.kind}=NAME."
             )
-        chosen[modality.name] = (name, _encoder(name, {}))
+        chosen[modality.name] = (name, encoder_config(name, config.encoder_options.get(name, {})))
+    unused = sorted(set(config.encoder_options) - {name for name, _ in chosen.values()})
+    if unused:
+        used = ", ".join(sorted({name for name, _ in chosen.values()}))
+        raise UsageError(f"encoder_options.{unused[0]} is given, but {table.spec.name} is encoded by {used}.")
     return chosen
 
 
@@ -172,15 +176,8 @@ def backbone_encoder_names(config: RunConfig, table: DataTable) -> dict[str, tup
                 f"{', '.join(backbone.token_encoders)}, but modality {modality.name!r} is {modality.kind}; "
                 "use backbone=fusion."
             )
-        chosen[modality.name] = (name, _encoder(name, options.get(name, {})))
+        chosen[modality.name] = (name, encoder_config(name, options.get(name, {})))
     return chosen
-
-
-def _encoder(name: str, options: Mapping[str, Any]) -> EncoderConfig:
-    """Config of a registered encoder."""
-    config = registry.encoders.get(name)(**options)
-    assert isinstance(config, EncoderConfig)
-    return config
 
 
 def resolve(config: RunConfig, workspace: Workspace) -> Cell:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.config import EncoderConfig
-from harness.plugin import check_range
+from harness.plugin import check_choice, check_range
 
 
 @dataclass
@@ -65,3 +65,34 @@ class EfficientNetLite0Config(EncoderConfig):
     def validate(self) -> None:
         """Checks ranges; raises `UsageError`."""
         check_range("encoder efficientnet_lite0", "grid", self.grid, 1, 7)
+
+
+@dataclass
+class ClipConfig(EncoderConfig):
+    """CLIP ViT-L/14@336: projected text and image features in one space, the retrieval keys of REDEEM and RAGPT.
+
+    Attributes:
+        weights: Hub id, or a local folder in the hub's format.
+        allow_download: Whether the hub may be contacted when the weights are not in a folder or the cache.
+        text_feature: `library`: CLIP's own text feature; `bag_of_words`: what the released code computes (every token
+            at position 1, no causal mask, last of 77 tokens), to replay its retrieval.
+        grid: Side of the image token grid that the patches are averaged to.
+    """
+
+    weights: str = "openai/clip-vit-large-patch14-336"
+    allow_download: bool = False
+    text_feature: str = "library"
+    grid: int = 3
+
+    target: ClassVar[str] = "harness.methods.common.encoders.clip:ClipEncoder"
+    summary: ClassVar[str] = "CLIP ViT-L/14@336 text and image features, weights from the hub's cache or a folder"
+    citation: ClassVar[str] = (
+        "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021"
+    )
+    kinds: ClassVar[tuple[str, ...]] = ("text", "image")
+    card: ClassVar[str] = "cards/clip_vit_l14_336.md"
+
+    def validate(self) -> None:
+        """Checks choices and ranges; raises `UsageError`."""
+        check_choice("encoder clip_vit_l14_336", "text_feature", self.text_feature, ("library", "bag_of_words"))
+        check_range("encoder clip_vit_l14_336", "grid", self.grid, 1)

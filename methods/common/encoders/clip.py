@@ -1,0 +1,154 @@
+"""CLIP ViT-L/14@336 as a frozen encoder of texts and pictures: the retrieval keys of REDEEM and RAGPT."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from harness.config import EncoderConfig
+from harness.encoder import Encoded, Encoder, pad_tokens
+from harness.errors import DataError
+from harness.files import file_sha256
+from harness.methods.common.encoders.config import ClipConfig
+from harness.methods.common.encoders.inference import map_one_by_one
+from harness.methods.common.hub import Pretrained
+from harness.types import FloatArray
+
+_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
+_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+
+#: One value in, its tokens `[L, D]` and pooled vector `[D]` out.
+Encode = Callable[[Any], tuple[FloatArray, FloatArray]]
+
+
+class ClipEncoder(Encoder):
+    """Pooled: CLIP's projected text or image feature; tokens: the last hidden states of the same tower, projected.
+
+    Values go through the network one by one, so that the output for a value is bit-identical whatever else is
+    encoded with it.  Only the tower that is asked for is loaded.
+    """
+
+    batch_size = 32
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        assert isinstance(config, ClipConfig)
+        self._options = config
+        self._source = Pretrained("CLIP", config.weights, "encoder_options.clip_vit_l14_336", config.allow_download)
+        self._towers: dict[type, Encode] = {}
+
+    def fingerprint(self) -> str:
+        """sha256 over the weight and tokenizer files, where they are already here; else the hub id."""
+        own = Path(self._options.weights).expanduser()
+        folder = own if own.is_dir() else self._source.cached_folder()
+        if folder is None:
+            return self._options.weights
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json", ".txt"))
+        digest = hashlib.sha256()
+        for path in files:
+            digest.update(f"{path.name}:{file_sha256(path)};".encode())
+        return digest.hexdigest()
+
+    def encode(self, values: Sequence[Any]) -> Encoded:
+        """Encodes texts (`str`) or pictures (uint8 `[H, W, 3]`).
+
+        Raises:
+            DataError: If the weights are not there, or a value is neither.
+        """
+        outputs = map_one_by_one(self._tower(values[0]), values)
+        tokens, mask = pad_tokens([sequence for sequence, _ in outputs])
+        return Encoded(tokens, mask, np.stack([vector for _, vector in outputs]))
+
+    def _tower(self, value: Any) -> Encode:
+        kind = str if isinstance(value, str) else np.ndarray
+        if kind not in self._towers:
+            self._towers[kind] = self._text() if kind is str else self._image()
+        return self._towers[kind]
+
+    def _text(self) -> Encode:
+        from transformers import AutoTokenizer, CLIPTextModelWithProjection
+
+        with torch.random.fork_rng(devices=[]):
+            network = self._source.load_model(CLIPTextModelWithProjection, dtype=torch.float32)
+        network.eval().requires_grad_(False)
+        tokenizer = self._source.load(AutoTokenizer)
+        words, length = network.config.vocab_size, network.config.max_position_embeddings
+        if len(tokenizer) != words:
+            raise DataError(
+                f"the tokenizer of {self._options.weights!r} has {len(tokenizer)} entries, its model {words}; "
+                "put the model's own tokenizer files beside the weights."
+            )
+        released = self._options.text_feature == "bag_of_words"
+
+        def one(value: Any) -> tuple[FloatArray, FloatArray]:
+            if not isinstance(value, str):
+                raise DataError(f"encoder clip_vit_l14_336 was given text and {type(value).__name__} in one modality.")
+            padding = "max_length" if released else False
+            ids = tokenizer(value, padding=padding, truncation=True, max_length=length, return_tensors="pt")[
+                "input_ids"
+            ]
+            if released:
+                hidden = _bag_of_words(network, ids)
+                pooled = hidden[0, -1]
+            else:
+                output = network(input_ids=ids)
+                hidden, pooled = network.text_projection(output.last_hidden_state), output.text_embeds[0]
+            return hidden[0].numpy(), pooled.numpy()
+
+        return one
+
+    def _image(self) -> Encode:
+        from transformers import CLIPVisionModelWithProjection
+
+        with torch.random.fork_rng(devices=[]):
+            network = self._source.load_model(CLIPVisionModelWithProjection, dtype=torch.float32)
+        network.eval().requires_grad_(False)
+        size, grid = int(network.config.image_size), self._options.grid
+        side = size // int(network.config.patch_size)
+
+        def one(value: Any) -> tuple[FloatArray, FloatArray]:
+            output = network(pixel_values=torch.from_numpy(prepare_picture(value, size)).permute(2, 0, 1)[None])
+            hidden = network.vision_model.post_layernorm(output.last_hidden_state[:, 1:])
+            patches = network.visual_projection(hidden)[0].T.reshape(-1, side, side)
+            cells = adaptive_avg_pool2d(patches, grid).flatten(1).T
+            return cells.contiguous().numpy(), output.image_embeds[0].numpy()
+
+        return one
+
+
+def _bag_of_words(network: Any, ids: Tensor) -> Tensor:
+    """Projected states `[1, L, D]` as the released text features of REDEEM and RAGPT see them.
+
+    The attention mask is passed where position ids belong, so every token gets position 1, and the blocks run without
+    the causal mask: every state is a function of the set of tokens alone.
+    """
+    text = network.text_model
+    hidden = text.embeddings(input_ids=ids, position_ids=torch.ones_like(ids))
+    hidden = text.final_layer_norm(text.encoder(inputs_embeds=hidden).last_hidden_state)
+    states: Tensor = network.text_projection(hidden)
+    return states
+
+
+def prepare_picture(value: Any, size: int) -> FloatArray:
+    """CLIP's preprocessing: shorter side to `size` (bicubic), centre crop, CLIP's mean and deviation; `[S, S, 3]`."""
+    array = np.asarray(value)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise DataError(
+            f"encoder clip_vit_l14_336 takes text or uint8 pictures [H, W, 3], not {array.dtype} {list(array.shape)}."
+        )
+    from PIL import Image
+
+    height, width = array.shape[:2]
+    short = min(height, width)
+    scaled = (int(size * width / short), int(size * height / short))
+    picture = np.asarray(Image.fromarray(array).resize(scaled, Image.Resampling.BICUBIC))
+    top, left = (picture.shape[0] - size) // 2, (picture.shape[1] - size) // 2
+    crop = picture[top : top + size, left : left + size]
+    return ((crop.astype(np.float32) / 255 - _MEAN) / _STD).astype(np.float32)

@@ -1,0 +1,156 @@
+"""CLIP encoder on a tiny random CLIP, saved in the hub's format; no weights are downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
+
+from harness.compose import compose, encoder_config
+from harness.config import PathsConfig
+from harness.errors import DataError, UsageError
+from harness.files import Folders
+from harness.methods.common.encoders.clip import prepare_picture
+from harness.methods.common.encoders.config import ClipConfig
+from harness.runner import Workspace, token_encoder_names
+
+WORDS = ["a", "red", "dog", "cat", "sits"]
+SIZE, WIDTH, LENGTH = 32, 16, 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP with its tokenizer, as on the hub."""
+    path = tmp_path_factory.mktemp("tiny clip")
+    letters = sorted({letter for word in WORDS for letter in word})
+    entries = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocab = {entry: index for index, entry in enumerate(entries)}
+    torch.manual_seed(0)
+    shared = {"hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shared["projection_dim"] = 8
+    text = {
+        **shared,
+        "vocab_size": len(vocab),
+        "max_position_embeddings": LENGTH,
+        "bos_token_id": vocab["<|startoftext|>"],
+        "eos_token_id": vocab["<|endoftext|>"],
+        "pad_token_id": vocab["<|endoftext|>"],
+    }
+    vision = {**shared, "image_size": SIZE, "patch_size": 8}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(path)
+    CLIPTokenizerFast(vocab=vocab, merges=[]).save_pretrained(path)
+    return path
+
+
+def encoder(folder: Path, **options: Any) -> Any:
+    config = ClipConfig(weights=str(folder), **options)
+    config.validate()
+    return config.implementation()(config)
+
+
+def pictures(count: int) -> list[np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (40 + 8 * row, 48, 3), dtype=np.uint8) for row in range(count)]
+
+
+def test_pooled_features_are_the_librarys(folder: Path) -> None:
+    model = CLIPModel.from_pretrained(folder).eval()
+    tokenizer = CLIPTokenizerFast.from_pretrained(folder)
+    texts = ["a red dog", "cat"]
+    got = encoder(folder).encode(texts)
+    with torch.no_grad():
+        for row, text in enumerate(texts):
+            expected = model.get_text_features(**tokenizer(text, return_tensors="pt")).pooler_output[0]
+            np.testing.assert_allclose(got.pooled[row], expected, atol=1e-5)
+        images = encoder(folder).encode(pictures(2))
+        pixels = torch.from_numpy(np.stack([prepare_picture(one, SIZE) for one in pictures(2)])).permute(0, 3, 1, 2)
+        expected = model.get_image_features(pixel_values=pixels).pooler_output
+    np.testing.assert_allclose(images.pooled, expected, atol=1e-5)
+    assert images.tokens.shape == (2, 9, 8)
+    assert got.tokens.shape[2] == 8
+
+
+def test_preprocessing_equals_the_librarys(folder: Path) -> None:
+    from transformers import CLIPImageProcessor
+
+    processor = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    for picture in pictures(3):
+        expected = processor(images=picture, return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(prepare_picture(picture, SIZE).transpose(2, 0, 1), expected, atol=1e-5)
+
+
+def test_the_released_text_feature_does_not_know_word_order(folder: Path) -> None:
+    texts = ["a red dog", "dog a red", "a red cat"]
+    library = encoder(folder).encode(texts).pooled
+    released = encoder(folder, text_feature="bag_of_words").encode(texts)
+    assert np.abs(library[0] - library[1]).max() > 1e-3
+    np.testing.assert_allclose(released.pooled[0], released.pooled[1], atol=1e-5)
+    assert np.abs(released.pooled[0] - released.pooled[2]).max() > 1e-3
+    assert released.tokens.shape[1] == LENGTH, "padded to the model's length"
+    np.testing.assert_array_equal(released.pooled, released.tokens[:, -1])
+
+
+def test_values_do_not_depend_on_their_companions(folder: Path) -> None:
+    for values in (["a red dog", "cat", "a cat sits"], pictures(3)):
+        together, alone = encoder(folder).encode(values), encoder(folder).encode(values[1:2])
+        np.testing.assert_array_equal(together.pooled[1], alone.pooled[0])
+
+
+def test_long_texts_are_cut(folder: Path) -> None:
+    output = encoder(folder).encode(["a red dog sits a red cat sits"])
+    assert output.tokens.shape[1] == LENGTH
+
+
+def test_other_weights_other_features(folder: Path, tmp_path: Path) -> None:
+    assert encoder(folder).fingerprint() != encoder(tmp_path).fingerprint()
+    assert encoder(folder).fingerprint() == encoder(folder).fingerprint()
+
+
+def test_absent_weights_are_one_line() -> None:
+    with pytest.raises(DataError, match=r"encoder_options\.clip_vit_l14_336\.weights=DIR") as caught:
+        ClipConfig.implementation()(ClipConfig()).encode(["a dog"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [["a dog", 3], [np.zeros((4, 4), np.uint8)]])
+def test_other_values_are_refused(folder: Path, values: list[Any]) -> None:
+    with pytest.raises(DataError, match="encoder clip_vit_l14_336"):
+        encoder(folder).encode(values)
+
+
+def test_options_reach_the_encoder_of_a_run(folder: Path, tmp_path: Path) -> None:
+    name = "clip_vit_l14_336"
+    encoders = [f"encoders.text={name}", f"encoders.image={name}", f"encoder_options.{name}.weights={str(folder)!r}"]
+    [config] = compose(["method=zero_fill", *encoders, f"encoder_options.{name}.text_feature=bag_of_words"])
+    table = Workspace(Folders.resolve(PathsConfig(str(tmp_path)))).table(config.dataset)
+    chosen = token_encoder_names(config, table)
+    assert chosen["text"] == (name, ClipConfig(weights=str(folder), text_feature="bag_of_words"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("minilm", {"max_tokn": 3}, r"encoder_options\.minilm: unknown key 'max_tokn'.*Did you mean max_tokens"),
+        ("minilm", {"max_tokens": "many"}, r"encoder_options\.minilm: Value 'many'"),
+        ("minilm", {"max_tokens": 1}, "must be between 3 and 512"),
+        ("minilmm", {}, "minilm"),
+    ],
+)
+def test_bad_encoder_options_are_one_line(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        encoder_config(name, options)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_of_an_encoder_that_is_not_used_are_refused(tmp_path: Path) -> None:
+    [config] = compose(["method=zero_fill", "dataset=synthetic", "encoder_options.minilm.max_tokens=9"])
+    with pytest.raises(UsageError, match=r"encoder_options\.minilm is given, but synthetic is encoded by identity"):
+        token_encoder_names(config, Workspace(Folders.resolve(PathsConfig(str(tmp_path)))).table(config.dataset))
