@@ -25,7 +25,7 @@ def central_moment_discrepancy(p: Tensor, q: Tensor, moments: int = 5) -> Tensor
     """
     p, q = p.float(), q.float()
     mean_p, mean_q = p.mean(0), q.mean(0)
-    total = torch.linalg.vector_norm(mean_p - mean_q)
+    total: Tensor = torch.linalg.vector_norm(mean_p - mean_q)
     p, q = p - mean_p, q - mean_q
     for order in range(2, moments + 1):
         total = total + torch.linalg.vector_norm(p.pow(order).mean(0) - q.pow(order).mean(0))
@@ -41,9 +41,9 @@ def mean_pairwise_cmd(sets: Sequence[Tensor], *, moments: int = 5, min_rows: int
         min_rows: Pairs with fewer rows in either set are left out.
 
     Returns:
-        Scalar float32; zero, with the graph kept, when no pair is left.
+        Scalar; zero, with the graph kept, when no pair is left.
     """
     pairs = [
         central_moment_discrepancy(p, q, moments) for p, q in combinations(sets, 2) if min(len(p), len(q)) >= min_rows
     ]
-    return torch.stack(pairs).mean() if pairs else sum((part.float().sum() * 0.0 for part in sets), torch.zeros(()))
+    return torch.stack(pairs).mean() if pairs else torch.cat(list(sets)).sum() * 0.0
