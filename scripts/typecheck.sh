@@ -16,5 +16,7 @@ done
 for folder in methods datasets protocols reports; do
   ln -s "../../../$folder" "$tree/harness/$folder"
 done
+# The example package of docs/plugins.md shows how plugins are typed.
+ln -sfn ../../tests/plugin_package/src/harness_wine "$tree/harness_wine"
 cd "$tree"
-exec "$mypy" --config-file "$root/pyproject.toml" -p harness "$@"
+exec "$mypy" --config-file "$root/pyproject.toml" -p harness -p harness_wine "$@"

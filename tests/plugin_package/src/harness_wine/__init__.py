@@ -1,0 +1,1 @@
+"""Example plugins for missing-modality-harness."""

@@ -1,0 +1,1 @@
+"""A vote of one classifier per modality, weighted by learned reliability."""
