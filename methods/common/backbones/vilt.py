@@ -106,7 +106,7 @@ class ViltBackbone(Backbone):
         attention, heads = layer.attention.attention, int(self.vilt.config.num_attention_heads)
 
         def split(tokens: Tensor) -> Tensor:
-            return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+            return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
 
         normed = layer.layernorm_before(hidden)
         own = attention.key(normed), attention.value(normed)
