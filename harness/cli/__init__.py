@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "list": "list methods, datasets, protocols, metrics, encoders or backbones",
     "describe": "show one of them: options, presets, citation, licence, card",
     "mask": "build, show or verify a mask table",
+    "check": "run the contract tests on a plugin, yours or ours, and print what passed",
     "report": "make tables, statistics and pages from recorded runs",
     "ui": "open MLflow's pages on the recorded runs",
     "sync": "send runs that could not reach the tracking server",
@@ -74,7 +75,7 @@ def _dispatch(arguments: list[str]) -> int:
     name, *rest = rest
     if name not in COMMANDS:
         raise UnknownNameError("command", name, COMMANDS)
-    module = importlib.import_module(f"harness.cli.commands.{name}")
+    module = importlib.import_module(f"harness.cli.commands.{name.replace('-', '_')}")
     command: Parser = module.parser(prog=f"harness {name}", description=COMMANDS[name])
     add_plugin_option(command)
     parsed = command.parse_intermixed_args(rest)
