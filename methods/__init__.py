@@ -2,6 +2,9 @@
 
 BUILTIN = {
     "redeem": "harness.methods.redeem.config:RedeemConfig",
+    "ragpt": "harness.methods.ragpt.config:RagptConfig",
+    "map": "harness.methods.map.config:MapConfig",
+    "msp": "harness.methods.msp.config:MspConfig",
     "majority": "harness.methods.baselines.config:MajorityConfig",
     "unimodal": "harness.methods.baselines.config:UnimodalConfig",
     "zero_fill": "harness.methods.baselines.config:ZeroFillConfig",
@@ -10,4 +13,6 @@ BUILTIN = {
     "late_fusion": "harness.methods.baselines.config:LateFusionConfig",
     "knn_vote": "harness.methods.baselines.config:KnnVoteConfig",
     "complete": "harness.methods.baselines.config:CompleteConfig",
+    "mmin": "harness.methods.mmin.config:MminConfig",
+    "if_mmin": "harness.methods.if_mmin.config:IfMminConfig",
 }

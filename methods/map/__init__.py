@@ -1,0 +1,1 @@
+"""MAP: missing-aware prompts (CVPR 2023)."""

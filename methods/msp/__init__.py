@@ -1,0 +1,1 @@
+"""MSP: modality-specific prompts (ICASSP 2024)."""
