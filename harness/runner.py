@@ -247,12 +247,13 @@ def run_cells(configs: Sequence[RunConfig]) -> list[Outcome]:
     for number, cell in enumerate(cells, start=1):
         outcome = run_cell(cell, workspace)
         counter = f"[{number}/{len(cells)}] " if len(cells) > 1 else ""
-        say(counter + _summary(cell, outcome))
+        say(counter + summary_line(cell, outcome))
         outcomes.append(outcome)
     return outcomes
 
 
-def _summary(cell: Cell, outcome: Outcome) -> str:
+def summary_line(cell: Cell, outcome: Outcome) -> str:
+    """What became of a cell, in one line for people."""
     record = outcome.record
     if record.status != "finished":
         return f"{cell.title}: {record.status}: {record.error.splitlines()[0] if record.error else ''}"
@@ -281,7 +282,7 @@ def run_cell(cell: Cell, workspace: Workspace) -> Outcome:
         done = _finished(cell, tracker, folder, uri)
         if done is not None:
             return done
-    features = _features(cell, workspace)
+    features = cell_features(cell, workspace)
     ensure_folder(folder)
     record = _new_record(cell)
     try:
@@ -294,6 +295,19 @@ def run_cell(cell: Cell, workspace: Workspace) -> Outcome:
             (folder / "traceback.txt").write_text(traceback.format_exc())
             record.error += f"\n{traceback.format_exc()}"
     record.finished = _now()
+    record.save(folder / "record.json")
+    return Outcome(record, folder / PREDICTIONS_FILE, _track(tracker, record, folder))
+
+
+def record_failure(cell: Cell, workspace: Workspace, error: str) -> Outcome:
+    """Records a cell that left no record itself, e.g. because its process was killed."""
+    config, folders = cell.config, workspace.folders
+    tracker = Tracker(
+        tracking_uri(config.tracking, folders), experiment_name(config.tracking, cell.table.spec.name), folders
+    )
+    folder = ensure_folder(folders.runs / cell.run_id)
+    record = _new_record(cell)
+    record.status, record.error, record.finished = "failed", error, _now()
     record.save(folder / "record.json")
     return Outcome(record, folder / PREDICTIONS_FILE, _track(tracker, record, folder))
 
@@ -340,7 +354,7 @@ def _track(tracker: Tracker, record: RunRecord, folder: Path) -> str:
     return stored
 
 
-def _features(cell: Cell, workspace: Workspace) -> dict[str, FeatureArray]:
+def cell_features(cell: Cell, workspace: Workspace) -> dict[str, FeatureArray]:
     """Tokens and pooled vectors of every modality as this method will see them."""
     features = workspace.features(cell.table, token_encoder_names(cell.config, cell.table))
     own = backbone_encoder_names(cell.config, cell.table)
@@ -515,4 +529,4 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-__all__ = ["Cell", "Outcome", "Workspace", "build_method", "resolve", "run_cell", "run_cells"]
+__all__ = ["Cell", "Outcome", "Workspace", "build_method", "record_failure", "resolve", "run_cell", "run_cells"]
