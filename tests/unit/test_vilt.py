@@ -156,6 +156,55 @@ def test_prompts_lengthen_the_sequence_and_learn(folder: Path, backbone: ViltBac
     assert (pooled[1] - backbone.pool(plain)).abs().max() > 1e-4
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_level_prompts_stand_in_front_of_keys_and_values(
+    folder: Path, backbone: ViltBackbone, masked: bool
+) -> None:
+    hidden, keys = assembled(backbone, *inputs(folder))
+    mask = keys if masked else None
+    none = hidden.new_zeros(4, 0, WIDTH)
+    plain = backbone.block(1, hidden, mask)
+    torch.testing.assert_close(backbone.prefixed_block(1, hidden, mask, (none, none)), plain, atol=1e-5, rtol=1e-5)
+
+    front, values = torch.randn(4, 3, WIDTH), torch.randn(4, 3, WIDTH)
+    layer = backbone.vilt.encoder.layer[1]
+    attention, normed = layer.attention.attention, layer.layernorm_before(hidden)
+    visible = torch.cat([torch.ones(4, 3, dtype=torch.bool), keys if masked else torch.ones_like(keys)], 1)
+
+    def heads(tokens: Tensor) -> Tensor:
+        return torch.stack(tokens.split(WIDTH // 4, -1), 1)
+
+    context = torch.nn.functional.scaled_dot_product_attention(
+        heads(attention.query(normed)),
+        heads(torch.cat([front, attention.key(normed)], 1)),
+        heads(torch.cat([values, attention.value(normed)], 1)),
+        attn_mask=visible[:, None, None, :],
+    )
+    middle = hidden + layer.attention.output.dense(torch.cat(context.unbind(1), -1))
+    inner = torch.nn.functional.gelu(layer.intermediate.dense(layer.layernorm_after(middle)))
+    expected = middle + layer.output.dense(inner)
+    found = backbone.prefixed_block(1, hidden, mask, (front, values))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    encoded = backbone.encode(hidden, mask, prefixes={1: (front, values)})
+    assert torch.equal(
+        encoded, backbone.norm(backbone.prefixed_block(1, backbone.block(0, hidden, mask), mask, (front, values)))
+    )
+    assert encoded.shape == hidden.shape
+
+
+def test_a_value_without_content(backbone: ViltBackbone) -> None:
+    """The empty text is `[CLS] [SEP]` and padding; the picture is white, which the model sees as ones."""
+    ids, mask = backbone.dummy("text")
+    assert ids.tolist() == [2, 3, 0, 0, 0, 0, 0, 0]
+    assert mask.tolist() == [True] * 2 + [False] * 6
+    pixels, seen = backbone.dummy("image")
+    assert pixels.shape == (1, SIZE, SIZE, 3)
+    assert (pixels == 255).all()
+    assert pixels.dtype == torch.uint8
+    assert seen.tolist() == [True]
+
+
 def test_text_comes_first_whatever_the_order_of_the_data_set(folder: Path, config: ViltB32Config) -> None:
     swapped = ViltBackbone(config, {"image": FEATURES["image"], "text": FEATURES["text"]}).eval()
     ids, mask, pixels = inputs(folder)
@@ -397,3 +446,31 @@ def test_methods_run_on_it_and_cannot_see_hidden_values(name: str, folder: Path,
             outputs.append((loss.detach(), method.eval()(shown.batch(range(len(shown))))))
     assert torch.equal(outputs[0][0], outputs[1][0])
     assert torch.equal(outputs[0][1], outputs[1][1])
+
+
+@pytest.mark.parametrize("name", ["map", "msp"])
+def test_dummies_are_the_empty_text_and_the_white_picture(name: str, folder: Path, config: ViltB32Config) -> None:
+    kind: Any = registry.methods.get(name)
+    view, features = vilt_data(folder)
+    specs = {modality: array.spec for modality, array in features.items()}
+    context = MethodContext(view.spec, specs, lambda: ViltBackbone(config, specs))
+    batch = view.batch(range(len(view)))
+    for dummies in ("attended", "masked"):
+        method: Any = kind.implementation()(kind(prompt_type="attention", dummies=dummies), context).eval()
+        embedded = method._embed(batch)
+        backbone = method.backbone
+        ids, mask = backbone.dummy("text")
+        text, image = ~batch.present[:, 0], ~batch.present[:, 1]
+        assert text.any()
+        assert image.any()
+        white = backbone.embed("image", *(part[None] for part in backbone.dummy("image")))[0]
+        torch.testing.assert_close(
+            embedded["text"][0][text], backbone.embed("text", ids[None], mask[None])[0].expand(int(text.sum()), -1, -1)
+        )
+        torch.testing.assert_close(embedded["image"][0][image], white.expand(int(image.sum()), -1, -1))
+        assert (embedded["text"][1][text] == mask).all()
+        assert (embedded["image"][1][image] == (dummies == "attended")).all()
+        assert embedded["image"][1][~image].all()
+        method(batch).sum().backward()
+        assert method.prompts.grad.abs().sum() > 0
+        assert all(p.grad is None for p in method.parameters() if not p.requires_grad)
