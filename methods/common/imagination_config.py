@@ -21,7 +21,7 @@ class ImaginationConfig(MethodConfig):
         dropout: Dropout of the classifier.
         blocks: Residual blocks K of the imagination module.
         initialization: `torch` (the library's), or `kaiming` (released code): the cascade then multiplies the scale of
-            its input by about 80, and the first steps do nothing but bring it down.
+            its input by 40 to 100, and the first steps do nothing but bring it down.
         targets: `missing`: losses on embeddings that the simulation dropped; `all`: also the constant of a zero input
             in the place of kept ones, on complete training data (released code, needs `supervision=complete`).
         full_pattern: Whether the simulation may keep all observed modalities.
