@@ -5,6 +5,8 @@ Shapes: B samples, K neighbours, L tokens of a modality, width d, prompt length 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,8 @@ class FilterGenerator(nn.Module):
 
     def __init__(self, length: int, width: int, dropout: float, mask_padding: bool) -> None:
         super().__init__()
-        self.filter = nn.Parameter(torch.view_as_real(torch.randn(length, width, dtype=torch.cfloat)).clone())
+        # Complex numbers of unit variance, as released.
+        self.filter = nn.Parameter(math.sqrt(0.5) * torch.randn(length, width, 2))
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width, width)
