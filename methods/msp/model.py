@@ -50,6 +50,7 @@ def orthogonality(prompts: Tensor) -> Tensor:
     """Mean over the pairs of modalities of the absolute cosine between their prompts `[M, ...]`, flattened."""
     flat = prompts.flatten(1)
     first, second = torch.triu_indices(len(flat), len(flat), offset=1, device=flat.device)
-    norms = flat.norm(dim=1)
+    norms = torch.linalg.vector_norm(flat, dim=1)
     products = (flat[first] * flat[second]).sum(1).abs()
-    return (products / (norms[first] * norms[second]).clamp(min=1e-8)).mean()
+    mean: Tensor = (products / (norms[first] * norms[second]).clamp(min=1e-8)).mean()
+    return mean

@@ -109,7 +109,7 @@ def test_attention_level_prompts_are_eight_keys_and_eight_values(monkeypatch: py
 
 
 def ones_of(prompts: Tensor) -> list[list[int]]:
-    assert set(prompts.detach().unique().tolist()) == {0.0, 1.0}
+    assert set(torch.unique(prompts.detach()).tolist()) == {0.0, 1.0}
     rows = prompts.detach().amin((1, 3))
     assert torch.equal(rows, prompts.detach().amax((1, 3)))
     return [row.nonzero().flatten().tolist() for row in rows]

@@ -173,7 +173,7 @@ def test_attention_level_prompts_stand_in_front_of_keys_and_values(
     visible = torch.cat([torch.ones(4, 3, dtype=torch.bool), keys if masked else torch.ones_like(keys)], 1)
 
     def heads(tokens: Tensor) -> Tensor:
-        return torch.stack(tokens.split(WIDTH // 4, -1), 1)
+        return tokens.view(*tokens.shape[:2], 4, -1).transpose(1, 2)
 
     context = torch.nn.functional.scaled_dot_product_attention(
         heads(attention.query(normed)),
