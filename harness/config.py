@@ -29,6 +29,8 @@ class MethodConfig(PluginConfig):
         oracle: True for references that are shown every modality; they are reported, never ranked.
         reference: `"floor"` or `"ceiling"` for the rows between which recovered gap is measured.
         loss_terms: Names of `StepOutput.terms` that must be non-zero at least once in a run.
+        official_names: Prefix of our tensor names -> prefix in the state dict of the released code, whole name parts;
+            the longest that fits wins, and names without one are the same in both (`harness import-checkpoint`).
     """
 
     preset: str = "clean"
@@ -38,6 +40,7 @@ class MethodConfig(PluginConfig):
     oracle: ClassVar[bool] = False
     reference: ClassVar[str | None] = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"clean": {}}
+    official_names: ClassVar[Mapping[str, str]] = {}
 
     @property
     def label(self) -> str:

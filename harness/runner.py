@@ -29,15 +29,15 @@ from harness.identity import run_id
 from harness.masking import MaskTable, ObservedDataset, observe
 from harness.method import Method, MethodContext
 from harness.metrics import is_higher_better, metric_for, metric_versions, metrics_for
-from harness.predictions import load_predictions, save_predictions
+from harness.predictions import load_predictions, pool_conditions, save_predictions
 from harness.progress import say
 from harness.protocol import Protocol, parse_protocol
 from harness.record import ConditionResult, Cost, RunRecord
-from harness.scoring import bootstrap_interval, evaluate, evaluate_predictions
+from harness.scoring import Layout, bootstrap_interval, evaluate, evaluate_aggregate, evaluate_predictions
 from harness.seeding import seed_everything
 from harness.tracking import PREDICTIONS_FILE, StoredRun, Tracker, experiment_name, load_runs, tracking_uri
 from harness.trainer import CHECKPOINT, FitResult, Trainer, count_parameters, trainable_state
-from harness.types import SPLITS, DataTable, FloatArray, ModalityKind, Predictions
+from harness.types import SPLITS, Aggregate, DataTable, FloatArray, ModalityKind, Predictions
 
 
 class Workspace:
@@ -126,7 +126,7 @@ class Outcome:
     skipped: bool = False
 
     def predictions(self) -> Predictions:
-        """Predictions per test sample.
+        """Predictions per test sample and test condition.
 
         Raises:
             DataError: If the run failed before it made any.
@@ -199,7 +199,12 @@ def resolve(config: RunConfig, workspace: Workspace) -> Cell:
         )
     protocol = parse_protocol(config.protocol)
     masks = MaskTable.build(protocol, table, config.mask_seed)
-    shown = MaskTable.build(parse_protocol("complete"), table, config.mask_seed) if method.oracle else masks
+    if masks.conditions and config.trainer.select_split == "test":
+        raise UsageError(
+            f"trainer.select_split=test replays selection on the test split; {protocol.name!r} has "
+            f"{len(masks.conditions)} test conditions, choose a protocol with one."
+        )
+    shown = masks.revealed(table) if method.oracle else masks
     plugins = {"method": method.source_fingerprint()}
     identity = identity_dict(config)
     # The fingerprint stands for the data set: where its files lie does not matter.
@@ -257,11 +262,13 @@ def summary_line(cell: Cell, outcome: Outcome) -> str:
     record = outcome.record
     if record.status != "finished":
         return f"{cell.title}: {record.status}: {record.error.splitlines()[0] if record.error else ''}"
-    score = record.results[0].metrics[record.primary_metric]
+    head = record.results[0]
+    score = head.metrics[record.primary_metric]
     how = "already finished" if outcome.skipped else f"{record.cost.total_seconds:.1f} s"
     leaks = [check.name for check in record.audits if not check.passed]
     badge = f", audit failed: {', '.join(leaks)}" if leaks else ""
-    return f"{cell.title}: {record.primary_metric} {score:.4f} ({how}{badge})"
+    over = f" {head.condition}" if head.kind != "condition" else ""
+    return f"{cell.title}: {record.primary_metric}{over} {score:.4f} ({how}{badge})"
 
 
 def run_cell(cell: Cell, workspace: Workspace) -> Outcome:
@@ -394,7 +401,9 @@ def _new_record(cell: Cell) -> RunRecord:
             "supervision": config.supervision,
             "mask_fingerprint": cell.masks.fingerprint,
             "shown_fingerprint": cell.shown.fingerprint,
+            "conditions": list(cell.masks.condition_names),
             "counts": cell.masks.counts(),
+            "remarks": list(cell.masks.remarks),
         },
         seeds={"mask_seed": config.mask_seed, "train_seed": config.train_seed, "eval_seed": config.eval_seed},
         config=to_dict(config),
@@ -419,7 +428,14 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record
     task = table.spec.task
     started = time.perf_counter()
     cell.masks.save(folder / "mask")
-    views = audit.Views(*(observe(table, cell.shown, features, split, config.supervision) for split in SPLITS))
+    views = audit.Views(
+        observe(table, cell.shown, features, "train", config.supervision),
+        observe(table, cell.shown, features, "valid", config.supervision),
+        {
+            name: observe(table, cell.shown, features, "test", config.supervision, name)
+            for name in cell.shown.condition_names
+        },
+    )
     record.audits = audit.audit_before(table, cell.masks, cell.protocol, features)
     trainer = Trainer(config.trainer, config.train_seed, config.device, folder, cell.run_id)
     method = build_method(config, table, features, views)
@@ -434,7 +450,7 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record
 
     fit = FitResult()
     if config.method.trains:
-        select = views.test if config.trainer.select_split == "test" else views.valid
+        select = next(iter(views.tests.values())) if config.trainer.select_split == "test" else views.valid
         fit = trainer.fit(method, views.train, select, score, metric, is_higher_better(metric))
     else:
         seed_everything(config.train_seed, "predict")
@@ -443,16 +459,13 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record
     record.history, record.valid = fit.history, fit.best_metrics
 
     began = time.perf_counter()
-    seed_everything(config.eval_seed, "predict")
-    predictions = Predictions(
-        views.test.ids,
-        trainer.predict(method, views.test),
-        views.test.labels,
-        views.test.present,
-        table.spec.modality_names,
-    )
+    parts = {name: _predict(trainer, method, view, config.eval_seed) for name, view in views.tests.items()}
     cost.predict_seconds = time.perf_counter() - began
-    record.results = [_score(cell, predictions)]
+    predictions = pool_conditions(parts)
+    record.results = [
+        *(_score_all(cell, predictions, name, how) for name, how in cell.protocol.aggregates.items() if len(parts) > 1),
+        *(_score(cell, name, part) for name, part in parts.items()),
+    ]
     record.audits += audit.audit_after(
         method, views, features, fit, config.supervision, config.method.loss_terms(), trainer.predict
     )
@@ -464,7 +477,7 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record
     save_predictions(predictions, folder / PREDICTIONS_FILE)
     record.predictions_sha256 = file_sha256(folder / PREDICTIONS_FILE)
     if config.tracking.checkpoint and config.method.trains:
-        _save_weights(method, folder / "model.safetensors", cell.run_id)
+        save_weights(method, folder / "model.safetensors", cell.run_id)
 
 
 def build_method(
@@ -495,19 +508,41 @@ def _build_backbone(config: RunConfig, features: Mapping[str, FeatureArray]) -> 
     return backbone
 
 
-def _score(cell: Cell, predictions: Predictions) -> ConditionResult:
+def _predict(trainer: Trainer, method: Method, view: ObservedDataset, eval_seed: int) -> Predictions:
+    """Predictions under one test condition; what they draw does not depend on the conditions before."""
+    seed_everything(eval_seed, "predict")
+    return Predictions(view.ids, trainer.predict(method, view), view.labels, view.present, view.modalities)
+
+
+def _score_all(cell: Cell, predictions: Predictions, name: str, how: Aggregate) -> ConditionResult:
+    """Metrics over all test conditions; of a pool also per pattern."""
+    task = cell.table.spec.task
+    names = metrics_for(task, _replays(cell.config))
+    overall = evaluate_aggregate(task, predictions, how, names)
+    per_pattern, counts = evaluate_predictions(task, predictions, names)[1:] if how == "pool" else ({}, {})
+    interval = bootstrap_interval(
+        task,
+        task.primary_metric,
+        predictions.logits,
+        predictions.labels,
+        seed=cell.config.eval_seed,
+        layout=Layout.of(predictions, how),
+    )
+    return ConditionResult(name, overall, {task.primary_metric: list(map(float, interval))}, per_pattern, counts, how)
+
+
+def _score(cell: Cell, condition: str, predictions: Predictions) -> ConditionResult:
     """Metrics overall and per pattern, with the bootstrap interval of the primary metric."""
     task = cell.table.spec.task
     overall, per_pattern, counts = evaluate_predictions(task, predictions, metrics_for(task, _replays(cell.config)))
     interval = bootstrap_interval(
         task, task.primary_metric, predictions.logits, predictions.labels, seed=cell.config.eval_seed
     )
-    return ConditionResult(
-        cell.protocol.name, overall, {task.primary_metric: list(map(float, interval))}, per_pattern, counts
-    )
+    return ConditionResult(condition, overall, {task.primary_metric: list(map(float, interval))}, per_pattern, counts)
 
 
-def _save_weights(method: Method, path: Path, identity: str) -> None:
+def save_weights(method: Method, path: Path, identity: str) -> None:
+    """Writes what `trainer.restore_state` takes, as safetensors with the run id in its metadata."""
     from safetensors.torch import save_file
 
     state = {name: tensor.contiguous() for name, tensor in trainable_state(method).items()}
@@ -529,4 +564,16 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-__all__ = ["Cell", "Outcome", "Workspace", "build_method", "record_failure", "resolve", "run_cell", "run_cells"]
+__all__ = [
+    "Cell",
+    "Outcome",
+    "Workspace",
+    "build_method",
+    "cell_features",
+    "record_failure",
+    "resolve",
+    "run_cell",
+    "run_cells",
+    "save_weights",
+    "summary_line",
+]

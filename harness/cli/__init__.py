@@ -17,10 +17,12 @@ from harness.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, HarnessError, 
 #: Sub-commands and what they do; each is the module of the same name in `harness.cli.commands`.
 COMMANDS: Mapping[str, str] = {
     "run": "train and score methods under a missing-modality protocol",
+    "sweep": "run a grid of methods, protocols, data sets and seeds in several processes",
     "list": "list methods, datasets, protocols, metrics, encoders or backbones",
     "describe": "show one of them: options, presets, citation, licence, card",
     "mask": "build, show or verify a mask table",
     "check": "run the contract tests on a plugin, yours or ours, and print what passed",
+    "import-checkpoint": "load released weights into a method, by a table of names",
     "report": "make tables, statistics and pages from recorded runs",
     "ui": "open MLflow's pages on the recorded runs",
     "sync": "send runs that could not reach the tracking server",
@@ -34,6 +36,7 @@ commands:
 examples:
   harness run method=redeem protocol=both_0.7
   harness run method=redeem,zero_fill train_seed=0,1,2
+  harness sweep method=all protocol=both_0.7,text_0.7 workers=2
   harness describe method redeem
   harness report --out report
 
@@ -80,6 +83,7 @@ def _dispatch(arguments: list[str]) -> int:
     add_plugin_option(command)
     parsed = command.parse_intermixed_args(rest)
     files = [*(options.plugin or []), *(parsed.plugin or [])]
+    parsed.plugin = files
     if files:
         from harness.registry import load_plugin_file
 

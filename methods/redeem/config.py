@@ -82,6 +82,25 @@ class RedeemConfig(MemoryOptions):
         },
     }
 
+    official_names: ClassVar[Mapping[str, str]] = {
+        "backbone.vilt.embeddings": "embedding_layer",
+        "backbone.vilt.encoder.layer": "encoder_layer",
+        "backbone.vilt.layernorm": "layernorm",
+        "backbone.vilt.pooler": "pooler",
+        "generators.text.router.query": "generator_t.router.linear_rem",
+        "generators.text.router.key": "generator_t.router.linear_ret",
+        "generators.text.experts": "generator_t.experts",
+        "generators.image.router.query": "generator_i.router.linear_rem",
+        "generators.image.router.key": "generator_i.router.linear_ret",
+        "generators.image.experts": "generator_i.experts",
+        "prompters.shared.query": "prompter.q_proj",
+        "prompters.shared.key": "prompter.k_proj",
+        "prompters.shared.value": "prompter.v_proj",
+        "prompters.shared.output": "prompter.linear_out",
+        "label_table": "label_enhanced",
+        "head.layers": "classifier",
+    }
+
     def loss_terms(self) -> tuple[str, ...]:
         """The reconstruction term is declared unless it is switched off or degenerate by choice."""
         alive = self.generator == "experts" and self.rec_weight > 0 and self.rec_loss != "degenerate"

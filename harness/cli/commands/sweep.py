@@ -1,0 +1,115 @@
+"""`harness sweep`: a grid of cells, planned as a whole and run by several processes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.cli.output import print_table
+from harness.cli.parsing import OVERRIDES_HELP, Parser
+from harness.errors import EXIT_CELL_FAILED, EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from harness.sweep import Plan
+
+_EPILOG = """\
+examples:
+  harness sweep method=all protocol=both_0.7,text_0.7,image_0.7 train_seed=0,1,2,3,4 dataset=openmoji,cdda workers=2
+  harness sweep method=redeem,zero_fill train_seed=range(0,5) --report report
+  harness sweep method=all dataset=openmoji --dry-run
+
+method=all stands for every registered method that can run on the data set; a method that reads one modality
+(unimodal) is run once per modality unless method.modality is set.  executor=local workers=N runs N cells at a time.
+
+The plan is shown before anything starts.  Finished cells are skipped, so the same command goes on after Ctrl-C, a
+crash or a failed cell.  A cell that fails is recorded, the sweep goes on, and the exit code is 1 at the end."""
+
+
+def parser(**options: Any) -> Parser:
+    """Arguments of the command."""
+    result = Parser(epilog=_EPILOG, **options)
+    result.add_argument("overrides", nargs="*", metavar="OPTION=VALUE", help=f"{OVERRIDES_HELP}; executor, workers")
+    result.add_argument("--dry-run", action="store_true", help="print the plan and every cell, start nothing")
+    result.add_argument("--report", metavar="DIR", type=Path, help="write a report of these runs to DIR")
+    result.add_argument("--no-table", action="store_true", help="do not print the comparison tables")
+    return result
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Plans the grid, shows the plan, runs what is left and prints the tables."""
+    own = [text for text in arguments.overrides if re.match(r"(executor|workers)\s*=", text)]
+    from harness.compose import compose_as
+    from harness.sweep import SweepConfig, make_plan, run_plan
+
+    sweeps = compose_as(SweepConfig, own)
+    if len(sweeps) != 1:
+        raise UsageError("a sweep has one executor and one number of workers.")
+    (sweep,) = sweeps
+    sweep.validate()
+    plan = make_plan([text for text in arguments.overrides if text not in own])
+    with contextlib.redirect_stdout(sys.stdout if arguments.dry_run else sys.stderr):
+        _print_plan(plan, sweep.workers)
+    if arguments.dry_run:
+        _print_cells(plan)
+        return EXIT_OK
+
+    outcomes = run_plan(plan, sweep, plugins=arguments.plugin or ())
+    if not arguments.no_table:
+        from harness.reports.build import comparison_table
+
+        print(comparison_table(outcomes))
+    if arguments.report is not None:
+        from harness.progress import say
+        from harness.reports.build import build_report
+
+        for file in build_report(outcomes, arguments.report):
+            say(f"wrote {file}")
+    failed = [
+        (cell, outcome.record)
+        for cell, outcome in zip(plan.cells, outcomes, strict=True)
+        if outcome.record.status != "finished"
+    ]
+    if failed:
+        print(f"\n{len(failed)} of {len(plan.cells)} cells failed:")
+        print_table(
+            ["run", "cell", "error"],
+            [[record.run_id[:12], cell.title, record.error.partition("\n")[0]] for cell, record in failed],
+        )
+    return EXIT_CELL_FAILED if failed else EXIT_OK
+
+
+def _print_plan(plan: Plan, workers: int) -> None:
+    cells, left = len(plan.cells), len(plan.todo)
+    print(f"{cells} cells, {cells - left} finished, {left} to run, {min(workers, max(left, 1))} at a time")
+    print_table(
+        ["dataset", "protocol", "supervision", "masks", "methods", "cells", "finished", "to run"],
+        [[*group.values(), group["cells"] - group["finished"]] for group in plan.groups()],
+    )
+    if plan.left_out:
+        print_table(["left out", "on", "because"], [[gone.method, gone.where, gone.reason] for gone in plan.left_out])
+
+
+def _print_cells(plan: Plan) -> None:
+    from harness.sweep import variant
+
+    print()
+    print_table(
+        ["run", "state", "dataset", "protocol", "method", "variant", "mask_seed", "train_seed"],
+        [
+            [
+                cell.run_id[:12],
+                plan.finished[cell.run_id].record.status if cell.run_id in plan.finished else "to run",
+                cell.table.spec.name,
+                cell.protocol.name,
+                cell.method_name,
+                variant(cell),
+                cell.config.mask_seed,
+                cell.config.train_seed,
+            ]
+            for cell in plan.cells
+        ],
+    )

@@ -1,0 +1,392 @@
+"""Sweeps: a grid of cells planned as a whole, run by worker processes, finished with what is left.
+
+Everything that cells share (data sets, features, the tracking database) is made ready before the first worker
+starts.  A cell that fails is a record like any other; a worker that dies takes no other cell with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import registry
+from harness.compose import changed_options, compose, from_dict, to_dict
+from harness.config import PathsConfig, RunConfig
+from harness.errors import HarnessError, TrackingError, UsageError
+from harness.files import Folders, ensure_folder
+from harness.mlflow_store import connect
+from harness.outbox import entries, sync
+from harness.plugin import check_choice, check_range
+from harness.progress import say
+from harness.runner import (
+    Cell,
+    Outcome,
+    Workspace,
+    cell_features,
+    record_failure,
+    resolve,
+    run_cell,
+    summary_line,
+)
+from harness.tracking import load_runs, tracking_uri
+
+#: `method=all`: every registered method that can run on the data set.
+ALL = "all"
+EXECUTORS = ("local",)
+
+
+@dataclass
+class SweepConfig:
+    """How the cells of a sweep are run; never part of a run's identity.
+
+    Attributes:
+        executor: `local`: processes of this machine.
+        workers: Number of processes.
+    """
+
+    executor: str = "local"
+    workers: int = 1
+
+    def validate(self) -> None:
+        """Checks choices and ranges; raises `UsageError`."""
+        check_choice("sweep", "executor", self.executor, EXECUTORS)
+        check_range("sweep", "workers", self.workers, 1)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A method that `method=all` names and that cannot run on a data set.
+
+    Attributes:
+        method: Its name.
+        where: Data set and protocol; empty for a plugin that cannot be loaded.
+        reason: Why.
+    """
+
+    method: str
+    where: str
+    reason: str
+
+
+@dataclass
+class Plan:
+    """The cells of a sweep and what is known of them.
+
+    Attributes:
+        cells: Resolved cells in grid order, each run id once.
+        finished: Run id -> outcome of the cells that need not be run.
+        left_out: What `method=all` does not run, and why.
+    """
+
+    cells: list[Cell]
+    finished: dict[str, Outcome] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def todo(self) -> list[Cell]:
+        """Cells to run."""
+        return [cell for cell in self.cells if cell.run_id not in self.finished]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Cells that will stand in one table: data set, protocol, supervision, masks, and how many there are."""
+        groups: dict[tuple[str, ...], list[Cell]] = {}
+        for cell in self.cells:
+            config = cell.config
+            key = (cell.table.spec.name, cell.protocol.name, config.supervision, cell.masks.fingerprint[:8])
+            groups.setdefault(key, []).append(cell)
+        return [
+            {
+                "dataset": key[0],
+                "protocol": key[1],
+                "supervision": key[2],
+                "masks": key[3],
+                "methods": len({(cell.method_name, variant(cell)) for cell in cells}),
+                "cells": len(cells),
+                "finished": sum(cell.run_id in self.finished for cell in cells),
+            }
+            for key, cells in groups.items()
+        ]
+
+
+def variant(cell: Cell) -> str:
+    """What tells cells of one method apart, besides data and seeds: label, preset, changed options."""
+    method = cell.config.method
+    parts = (method.label, method.preset if method.preset != "clean" else "", *changed_options(method))
+    return ", ".join(part for part in parts if part)
+
+
+def make_plan(overrides: Sequence[str], workspace: Workspace | None = None) -> Plan:
+    """Resolves a grid; trains nothing and creates no database.
+
+    Args:
+        overrides: As of `harness run`; `method=all` stands for every method that can run on the data set, and a
+            method that reads one modality is run once per modality unless one is named.
+        workspace: Loaded data; a new one by default.
+
+    Raises:
+        UsageError: For what a user can mend.
+        DataError: If a data set cannot be loaded.
+    """
+    everything = f"method={ALL}" in overrides
+    left_out: list[LeftOut] = []
+    if everything:
+        overrides, left_out = _name_all(overrides)
+    configs = compose(overrides)
+    places = [(config.paths, config.tracking) for config in configs]
+    if any(place != places[0] for place in places):
+        raise UsageError("a sweep has one place for its files and records; paths and tracking cannot be a grid.")
+    workspace = workspace or Workspace(Folders.resolve(configs[0].paths))
+    cells: dict[str, Cell] = {}
+    groups: dict[str, int] = {}
+    refused: dict[str, UsageError] = {}
+    for config in configs:
+        table = workspace.table(config.dataset)
+        where = f"{table.spec.name} · {config.protocol}"
+        groups.setdefault(where, 0)
+        for option in _per_modality(config, table.spec.modality_names):
+            try:
+                cell = resolve(option, workspace)
+            except UsageError as error:
+                if not everything:
+                    raise
+                refused.setdefault(where, error)
+                left_out.append(LeftOut(registry.methods.name_of(type(config.method)), where, str(error)))
+                continue
+            groups[where] += 1
+            cells.setdefault(cell.run_id, cell)
+    for where, count in groups.items():
+        # What no method can do is not the methods' fault: a wrong protocol, a metric that does not suit the task.
+        if not count:
+            raise refused[where]
+    plan = Plan(list(cells.values()), left_out=list(dict.fromkeys(left_out)))
+    plan.finished = _finished(plan.cells, workspace)
+    return plan
+
+
+def _name_all(overrides: Sequence[str]) -> tuple[list[str], list[LeftOut]]:
+    """Replaces `method=all` by the names of all methods that can be loaded."""
+    options = [text for text in overrides if text.startswith("method.")]
+    if options:
+        raise UsageError(f"{options[0]}: options of one method do not fit all of them; name the methods.")
+    names, broken = [], []
+    for name in registry.methods.names():
+        try:
+            registry.methods.get(name)
+            names.append(name)
+        except UsageError as error:
+            broken.append(LeftOut(name, "", str(error)))
+    return [f"method={','.join(names)}" if text == f"method={ALL}" else text for text in overrides], broken
+
+
+def _per_modality(config: RunConfig, modalities: Sequence[str]) -> list[RunConfig]:
+    """One config per modality for a method whose option `modality` is not set, else the config as it is."""
+    if getattr(config.method, "modality", None) != "":
+        return [config]
+    return [
+        dataclasses.replace(config, method=dataclasses.replace(config.method, modality=name)) for name in modalities
+    ]
+
+
+def _finished(cells: Sequence[Cell], workspace: Workspace) -> dict[str, Outcome]:
+    """Outcomes of the cells that the store knows and that need not be run again, in one query."""
+    wanted = {cell.run_id: cell.config.overwrite for cell in cells if cell.config.overwrite != "always"}
+    uri = tracking_uri(cells[0].config.tracking, workspace.folders)
+    if not wanted or (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()):
+        return {}
+    try:
+        runs = load_runs(uri, filters={"run_id": ",".join(wanted)})
+    except TrackingError as error:
+        say(f"warning: {error}")
+        return {}
+    return {
+        run.record.run_id: Outcome(run.record, run, run.mlflow_run_id, skipped=True)
+        for run in runs
+        if run.record.status == "finished" or wanted[run.record.run_id] == "never"
+    }
+
+
+def run_plan(
+    plan: Plan, sweep: SweepConfig, workspace: Workspace | None = None, plugins: Sequence[str] = ()
+) -> list[Outcome]:
+    """Runs what is left of a plan.
+
+    Args:
+        plan: The cells.
+        sweep: Executor and number of workers.
+        workspace: The one that the plan was made with; a new one by default.
+        plugins: Files that workers load first, as with `--plugin`.
+
+    Returns:
+        One outcome per cell in the order of the plan, finished ones included.
+
+    Raises:
+        HarnessError: If features cannot be computed; before the first cell is trained.
+        KeyboardInterrupt: Workers are stopped; what is finished stays, what was running goes on from its checkpoint.
+    """
+    sweep.validate()
+    outcomes = dict(plan.finished)
+    todo = plan.todo
+    if todo:
+        workspace = workspace or Workspace(Folders.resolve(todo[0].config.paths))
+        _prepare(todo, workspace)
+        began = time.monotonic()
+        try:
+            with closing(_run_local(todo, sweep.workers, workspace, plugins)) as results:
+                for number, (cell, outcome) in enumerate(results, start=1):
+                    outcomes[cell.run_id] = outcome
+                    left = (time.monotonic() - began) / number * (len(todo) - number)
+                    expected = f", about {_duration(left)} left" if number < len(todo) else ""
+                    say(f"[{number}/{len(todo)}{expected}] {summary_line(cell, outcome)}")
+        except KeyboardInterrupt:
+            say(f"{len(outcomes)} of {len(plan.cells)} cells are recorded and stay.")
+            raise
+        _send_waiting(todo[0].config, workspace.folders)
+    return [outcomes[cell.run_id] for cell in plan.cells]
+
+
+def _prepare(cells: Sequence[Cell], workspace: Workspace) -> None:
+    """Makes once what all workers share: features of frozen encoders, folders, the tracking database."""
+    ensure_folder(workspace.folders.runs)
+    for cell in cells:
+        cell_features(cell, workspace)
+    try:
+        connect(tracking_uri(cells[0].config.tracking, workspace.folders), workspace.folders)
+    except TrackingError as error:
+        say(f"warning: {error}")
+
+
+def _send_waiting(config: RunConfig, folders: Folders) -> None:
+    """Sends records that could not be sent when their cells ended."""
+    if entries(folders):
+        try:
+            report = sync(tracking_uri(config.tracking, folders), folders)
+            say(f"{len(report.sent)} waiting records sent, {len(report.failed)} kept in {folders.outbox}")
+        except TrackingError as error:
+            say(f"warning: {error}")
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1.5:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+# -- local processes ---------------------------------------------------------------------------------------------------
+
+
+def _run_local(
+    cells: Sequence[Cell], workers: int, workspace: Workspace, plugins: Sequence[str]
+) -> Generator[tuple[Cell, Outcome], None, None]:
+    """Cells with their outcomes as they end; closing the iterator stops the workers."""
+    paths = cells[0].config.paths
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    start = (paths, tuple(plugins), max(1, cores // workers))
+    waiting = deque(cells)
+    lost: list[Cell] = []
+    while waiting:
+        yield from _run_in_pool(waiting, min(workers, len(waiting)), start, workspace, lost)
+    # A worker died.  Any of the cells that ran then may be the reason: they are tried again, one at a time.
+    suspects, lost = deque(lost), []
+    while suspects:
+        yield from _run_in_pool(suspects, 1, start, workspace, lost)
+        while lost:
+            reason = "the worker process died twice on this cell, e.g. for want of memory; try fewer workers."
+            cell = lost.pop()
+            yield cell, record_failure(cell, workspace, reason)
+
+
+def _run_in_pool(
+    waiting: deque[Cell], workers: int, start: tuple[Any, ...], workspace: Workspace, lost: list[Cell]
+) -> Iterator[tuple[Cell, Outcome]]:
+    """Runs cells until none is waiting or a worker dies; cells that ran at that moment go to `lost`."""
+    running: dict[Future[Outcome | str], Cell] = {}
+    broken = False
+    with _pool(workers, start) as pool:
+        while running or (waiting and not broken):
+            try:
+                while waiting and not broken and len(running) < workers:
+                    running[_submit(pool, waiting[0])] = waiting[0]
+                    waiting.popleft()
+            except BrokenProcessPool:
+                broken = True
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell = running.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    broken = True
+                    lost.append(cell)
+                else:
+                    yield cell, record_failure(cell, workspace, result) if isinstance(result, str) else result
+
+
+@contextmanager
+def _pool(workers: int, start: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that are stopped at once when the block is left by an exception."""
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    pool = ProcessPoolExecutor(workers, context, _start_worker, start)
+    try:
+        yield pool
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, cell: Cell) -> Future[Outcome | str]:
+    # A worker starts in here and inherits the mask: Ctrl-C reaches this process alone, which stops the others.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_run_in_worker, to_dict(cell.config))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_worker: Mapping[str, Workspace] = {}
+
+
+def _start_worker(paths: PathsConfig, plugins: Sequence[str], threads: int) -> None:
+    """First thing in a worker: plugins, a workspace of its own, its share of the cores."""
+    global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for file in plugins:
+        registry.load_plugin_file(file)
+    _worker = {"workspace": Workspace(Folders.resolve(paths))}
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), threads))
+
+
+def _end_with_parent() -> None:
+    """Ends the worker when the sweep was killed; nobody would take its results."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _run_in_worker(data: Mapping[str, Any]) -> Outcome | str:
+    """Runs one cell; the reason when it left no record.  Exceptions stay here: not all can be sent."""
+    workspace = _worker["workspace"]
+    try:
+        return run_cell(resolve(from_dict(data), workspace), workspace)
+    except HarnessError as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
