@@ -18,22 +18,25 @@ from harness.protocol import Protocol
 from harness.record import AuditResult
 from harness.retrieval import MemoryBank
 from harness.trainer import FitResult
-from harness.types import SPLITS, DataTable, IntArray, Split
+from harness.types import SPLITS, DataTable, IntArray
 
 _PROBE = 64
+_LEAST_PROBE = 8
 
 
 @dataclass(frozen=True)
 class Views:
-    """The three observed splits of a run."""
+    """The observed splits of a run; the test split once per test condition."""
 
     train: ObservedDataset
     valid: ObservedDataset
-    test: ObservedDataset
+    tests: Mapping[str, ObservedDataset]
 
-    def __getitem__(self, split: Split) -> ObservedDataset:
-        view: ObservedDataset = getattr(self, split)
-        return view
+    def parts(self) -> dict[str, ObservedDataset]:
+        """All views by a name for people: `train`, `valid`, and `test` or one `test:<condition>` each."""
+        several = len(self.tests) > 1
+        tests = {f"test:{name}" if several else "test": view for name, view in self.tests.items()}
+        return {"train": self.train, "valid": self.valid, **tests}
 
 
 def audit_before(
@@ -63,7 +66,7 @@ def audit_after(
     for name, bank in method.banks().items():
         results.append(_check_bank(name, bank, views, supervision))
         results.append(_check_self_retrieval(name, bank, views))
-    results.append(_check_non_interference(method, views.test, features, predict))
+    results.append(_check_non_interference(method, list(views.tests.values()), features, predict))
     return results
 
 
@@ -99,9 +102,17 @@ def _check_twins(table: DataTable, features: Mapping[str, FeatureArray]) -> Audi
 def _check_masks(table: DataTable, masks: MaskTable, protocol: Protocol) -> AuditResult:
     """The table in force is the one the protocol draws, and nobody is left without a modality."""
     again = MaskTable.build(protocol, table, masks.mask_seed).fingerprint
-    kept = all(masks.present[split].any(axis=1).all() for split in SPLITS)
-    rates = masks.missing_rates()["test"]
-    detail = "realised missing on test: " + ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items())
+    kept = all(rows.any(axis=1).all() for rows in masks.present.values())
+    kept &= all(rows.any() for rows in masks.conditions.values())
+    rates = [rates for part, rates in masks.missing_rates().items() if part.startswith("test")]
+    spans = {name: sorted({min(rate[name] for rate in rates), max(rate[name] for rate in rates)}) for name in rates[0]}
+    where = f"test ({len(rates)} conditions)" if masks.conditions else "test"
+    detail = f"realised missing on {where}: " + ", ".join(
+        f"{name} {' to '.join(f'{rate:.1%}' for rate in span)}" for name, span in spans.items()
+    )
+    skipped = sum(int((~rows.any(axis=1)).sum()) for rows in masks.conditions.values())
+    if skipped:
+        detail += f"; {skipped} times a condition skipped a sample that lacks what it shows"
     if again != masks.fingerprint:
         return AuditResult("masks", False, f"mask table {masks.fingerprint[:12]} is not what {protocol.name} draws")
     return AuditResult("masks", kept, detail)
@@ -126,7 +137,7 @@ def _check_bank(name: str, bank: MemoryBank, views: Views, supervision: str) -> 
     train = {sample: row for row, sample in enumerate(views.train.ids)}
     foreign = [sample for sample in bank.ids if sample not in train]
     if foreign:
-        where = next((split for split in ("valid", "test") if foreign[0] in set(views[split].ids)), "unknown")
+        where = next((part for part, view in views.parts().items() if foreign[0] in view.ids), "unknown")
         return AuditResult(check, False, f"{len(foreign)} of {len(bank)} items are not training samples ({where})")
     rows = np.array([train[sample] for sample in bank.ids])
     hidden = bank.present & ~views.train.present[rows]
@@ -139,16 +150,16 @@ def _check_bank(name: str, bank: MemoryBank, views: Views, supervision: str) -> 
 def _check_self_retrieval(name: str, bank: MemoryBank, views: Views) -> AuditResult:
     """No query finds itself, in any split."""
     found: dict[str, int] = {}
-    for split in SPLITS:
-        view = views[split].subset(np.arange(min(_PROBE, len(views[split]))))
+    for part, whole in views.parts().items():
+        view = whole.subset(np.arange(min(_PROBE, len(whole))))
         batch = view.batch(np.arange(len(view)))
         index = bank.neighbours(batch, min(3, len(bank))).index.numpy()
         hits = sum(
             sample in {bank.ids[item] for item in row if item >= 0} for sample, row in zip(view.ids, index, strict=True)
         )
         if hits:
-            found[split] = hits
-    detail = ", ".join(f"{count} {split} queries find themselves" for split, count in found.items())
+            found[part] = hits
+    detail = ", ".join(f"{count} {part} queries find themselves" for part, count in found.items())
     return AuditResult(f"self_retrieval:{name}", not found, detail or "no query finds itself")
 
 
@@ -186,16 +197,25 @@ def _poison(array: FeatureArray, rows: IntArray) -> FeatureArray:
 
 def _check_non_interference(
     method: Method,
-    test: ObservedDataset,
+    tests: Sequence[ObservedDataset],
     features: Mapping[str, FeatureArray],
     predict: Callable[[Method, ObservedDataset], npt.NDArray[np.float32]],
 ) -> AuditResult:
-    """Predictions are bit-identical when every hidden value is replaced by NaN."""
-    probe = test.subset(np.arange(min(_PROBE, len(test))))
-    plain, poison = poisoned(probe, features)
-    same = np.array_equal(predict(method, plain), predict(method, poison))
-    hidden = int((~probe.present).sum())
-    detail = f"{hidden} hidden values of {len(probe)} test samples poisoned; logits " + (
+    """Predictions are bit-identical when every hidden value is replaced by NaN, under every condition that hides."""
+    # The samples of the probe are shared out over the conditions: many of them cost no more than one.
+    chosen = [view for view in tests if not view.present.all()] or [tests[0]]
+    size = max(_LEAST_PROBE, _PROBE // len(chosen))
+    same, hidden, samples = True, 0, 0
+    for test in chosen:
+        # Samples that miss something come first: a probe in which nothing is hidden shows nothing.
+        order = np.argsort(test.present.all(axis=1), kind="stable") if len(tests) > 1 else np.arange(len(test))
+        probe = test.subset(order[:size])
+        plain, poison = poisoned(probe, features)
+        same &= np.array_equal(predict(method, plain), predict(method, poison))
+        hidden += int((~probe.present).sum())
+        samples += len(probe)
+    where = f"{samples} test samples" + (f" under {len(chosen)} conditions" if len(tests) > 1 else "")
+    detail = f"{hidden} hidden values of {where} poisoned; logits " + (
         "bit-identical" if same else "CHANGED: the method sees hidden values"
     )
     return AuditResult("non_interference", same, detail)

@@ -16,7 +16,7 @@ from harness import registry
 from harness.config import NOT_IDENTITY, EncoderConfig, MethodConfig, RunConfig
 from harness.errors import UsageError
 from harness.plugin import PluginConfig
-from harness.protocol import parse_protocol
+from harness.protocol import join_names, parse_protocol
 from harness.registry import Registry
 
 if TYPE_CHECKING:
@@ -205,6 +205,10 @@ def _cells(overrides: Sequence[Override]) -> Iterator[list[tuple[str, str]]]:
             raise UsageError(f"{override.input_line!r}: a grid needs its values; write {key}=A,B or {key}=range(0,5).")
         if override.is_sweep_override():
             texts = list(override.sweep_string_iterator())
+            if key == "protocol":
+                # Hydra takes `train:X,test:Y` for two values (and escapes their colons); it is one name.
+                names = join_names([text.replace("\\:", ":") for text in texts])
+                texts = [f"'{name}'" if "," in name else name for name in names]
         else:
             texts = [override.get_value_element_as_str()]
         axes.append([(key, text) for text in texts])

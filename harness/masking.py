@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from harness.types import (
 )
 
 MASK_SCHEMA = 1
+#: Column of saved tables with several test conditions; no modality may be called so.
+_CONDITION = "condition:"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,10 @@ class MaskTable:
         dataset_fingerprint: Its fingerprint; a table never applies to another version.
         modalities: Column names, spec order.
         ids: Sample ids per split, canonical order.
-        present: `[n, M]` bool per split.
+        present: `[n, M]` bool per split; without `test` where the protocol has several test conditions.
+        conditions: `[n, M]` bool of the test split per condition, where there are several.  A row without any
+            True is a sample that the condition skips, because the data set lacks what it would show.
+        remarks: Counts of exceptions that the protocol makes; not part of the fingerprint.
     """
 
     protocol: str
@@ -61,6 +66,8 @@ class MaskTable:
     modalities: tuple[str, ...]
     ids: Mapping[Split, tuple[str, ...]]
     present: Mapping[Split, BoolArray]
+    conditions: Mapping[str, BoolArray] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def build(cls, protocol: Protocol, table: DataTable, mask_seed: int) -> MaskTable:
@@ -69,25 +76,25 @@ class MaskTable:
         Raises:
             UsageError: If the protocol does not suit the data set, or would leave a sample without any modality.
         """
-        ids: dict[Split, tuple[str, ...]] = {}
-        present: dict[Split, BoolArray] = {}
-        for split in SPLITS:
-            rows = table.splits[split]
-            ids[split] = tuple(table.ids[row] for row in rows)
-            available = table.available[rows]
-            hidden = protocol.hidden(table, split, mask_seed)
-            if hidden.shape != available.shape or hidden.dtype != np.bool_:
-                raise UsageError(
-                    f"protocol {protocol.name!r} returned {hidden.dtype} {list(hidden.shape)} for split {split!r}, "
-                    f"expected bool {list(available.shape)}; mend its `hidden`."
-                )
-            present[split] = available & ~hidden
-            empty = np.flatnonzero(~present[split].any(axis=1))
-            if empty.size:
-                raise UsageError(
-                    f"protocol {protocol.name!r} leaves {empty.size} samples of split {split!r} without any "
-                    f"modality, e.g. {ids[split][empty[0]]!r}; use a protocol that keeps at least one."
-                )
+        tests = protocol.conditions(table.spec)
+        names = [condition.name for condition in tests]
+        if not names or len(set(names)) < len(names) or (len(names) > 1 and not protocol.aggregates):
+            raise UsageError(
+                f"protocol {protocol.name!r} has test conditions {names} and scores {list(protocol.aggregates)} over "
+                "them; names must be unique, and several conditions need a score over all; mend the protocol."
+            )
+        present: dict[Split, BoolArray] = {
+            split: _shown(protocol, table, split, protocol.hidden(table, split, mask_seed))
+            for split in ("train", "valid")
+        }
+        conditions: dict[str, BoolArray] = {}
+        if len(tests) == 1:
+            present["test"] = _shown(protocol, table, "test", tests[0].hidden(table, mask_seed))
+        else:
+            conditions = {
+                condition.name: _shown(protocol, table, "test", condition.hidden(table, mask_seed), condition.name)
+                for condition in tests
+            }
         return cls(
             protocol.name,
             protocol.describe(),
@@ -95,44 +102,71 @@ class MaskTable:
             table.spec.name,
             table.spec.fingerprint,
             table.spec.modality_names,
-            ids,
+            {split: tuple(table.split_ids(split)) for split in SPLITS},
             present,
+            conditions,
+            tuple(protocol.remarks(table, mask_seed)),
         )
+
+    def revealed(self, table: DataTable) -> MaskTable:
+        """The same samples under the same conditions with nothing hidden, as an oracle is shown them."""
+        test = table.available[table.splits["test"]]
+        return replace(
+            self,
+            present={split: table.available[table.splits[split]] for split in self.present},
+            conditions={name: test & rows.any(axis=1, keepdims=True) for name, rows in self.conditions.items()},
+        )
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """Names of the test conditions; a single one is called by the protocol's name."""
+        return tuple(self.conditions) or (self.protocol,)
+
+    def parts(self) -> dict[str, tuple[Split, BoolArray]]:
+        """Every presence matrix by a name for people: `train`, `valid`, and `test` or one `test:<condition>` each."""
+        parts: dict[str, tuple[Split, BoolArray]] = {split: (split, self.present[split]) for split in self.present}
+        return parts | {f"test:{name}": ("test", rows) for name, rows in self.conditions.items()}
 
     @property
     def fingerprint(self) -> str:
         """sha256 over definition-independent content: data set, modalities, and each split's (id, presence).
 
-        Samples are sorted by id, so row order does not matter.
+        Samples are sorted by id, so row order does not matter.  Several test conditions enter by name, in order.
         """
+        extra = {name: self._bound("test", rows) for name, rows in self.conditions.items()}
         return digest_of(
             {
                 "schema": MASK_SCHEMA,
                 "dataset": self.dataset,
                 "dataset_fingerprint": self.dataset_fingerprint,
                 "modalities": list(self.modalities),
-                "present": {
-                    split: sorted(zip(self.ids[split], self.present[split].astype(int).tolist(), strict=True))
-                    for split in SPLITS
-                },
+                "present": {split: self._bound(split, rows) for split, rows in self.present.items()},
             }
+            | ({"conditions": list(extra.items())} if extra else {})
         )
 
+    def _bound(self, split: Split, rows: BoolArray) -> list[tuple[str, list[int]]]:
+        return sorted(zip(self.ids[split], rows.astype(int).tolist(), strict=True))
+
     def counts(self) -> dict[str, dict[str, int]]:
-        """Number of samples per split and pattern name."""
+        """Number of samples per part (see `parts`) and pattern name; `skipped` where a condition shows nothing."""
         return {
-            split: dict(sorted(Counter(pattern_name(row, self.modalities) for row in self.present[split]).items()))
-            for split in SPLITS
+            part: dict(
+                sorted(
+                    Counter(pattern_name(row, self.modalities) if row.any() else "skipped" for row in rows).items(),
+                    key=lambda item: (item[0] == "skipped", item[0]),
+                )
+            )
+            for part, (_, rows) in self.parts().items()
         }
 
     def missing_rates(self) -> dict[str, dict[str, float]]:
-        """Realised share of missing values per split and modality."""
-        return {
-            split: {
-                name: float(1.0 - self.present[split][:, column].mean()) for column, name in enumerate(self.modalities)
-            }
-            for split in SPLITS
-        }
+        """Realised share of missing values per part (see `parts`) and modality, skipped samples left out."""
+        shares = {}
+        for part, (_, rows) in self.parts().items():
+            kept = rows[rows.any(axis=1)]
+            shares[part] = {name: float(1.0 - kept[:, column].mean()) for column, name in enumerate(self.modalities)}
+        return shares
 
     def header(self) -> dict[str, Any]:
         """The JSON side file: definition, counts, fingerprint."""
@@ -144,19 +178,27 @@ class MaskTable:
             "dataset": self.dataset,
             "dataset_fingerprint": self.dataset_fingerprint,
             "modalities": list(self.modalities),
+            **({"conditions": list(self.conditions)} if self.conditions else {}),
             "counts": self.counts(),
+            "remarks": list(self.remarks),
             "sha256": self.fingerprint,
         }
 
     def save(self, path: Path) -> Path:
-        """Writes `<path>.parquet` and its side file `<path>.json`, atomically; returns the Parquet path."""
+        """Writes `<path>.parquet` and its side file `<path>.json`, atomically; returns the Parquet path.
+
+        One row per sample: id, split, a column per modality.  With several test conditions the test samples have one
+        row for each, named in a column `condition:`.
+        """
         import pandas as pd
 
         frames = []
-        for split in SPLITS:
-            frame = pd.DataFrame(self.present[split], columns=list(self.modalities))
+        for part, (split, rows) in self.parts().items():
+            frame = pd.DataFrame(rows, columns=list(self.modalities))
             frame.insert(0, "split", split)
             frame.insert(0, "id", list(self.ids[split]))
+            if self.conditions:
+                frame.insert(2, _CONDITION, part.removeprefix("test:") if part not in self.present else "")
             frames.append(frame)
         parquet = path.with_name(path.name + ".parquet")
         with atomic_write(parquet) as temporary:
@@ -189,6 +231,18 @@ class MaskTable:
             if strays:
                 raise ValueError(f"unknown splits {sorted(map(str, strays))}")
             modalities = tuple(header["modalities"])
+            names = list(header.get("conditions", []))
+            if names:
+                found = list(dict.fromkeys(frame.loc[frame["split"] == "test", _CONDITION]))
+                if found != names or (frame.loc[frame["split"] != "test", _CONDITION] != "").any():
+                    raise ValueError(f"test conditions {found} are not the {names} of the side file")
+            blocks = {name: frame[(frame["split"] == "test") & (frame[_CONDITION] == name)] for name in names}
+            ids = {split: tuple(frame.loc[frame["split"] == split, "id"]) for split in SPLITS}
+            if names:
+                ids["test"] = tuple(blocks[names[0]]["id"])
+                strange = [name for name, block in blocks.items() if tuple(block["id"]) != ids["test"]]
+                if strange:
+                    raise ValueError(f"test condition {strange[0]!r} has other samples than {names[0]!r}")
             table = cls(
                 header["protocol"],
                 header["definition"],
@@ -196,11 +250,14 @@ class MaskTable:
                 header["dataset"],
                 header["dataset_fingerprint"],
                 modalities,
-                {split: tuple(frame.loc[frame["split"] == split, "id"]) for split in SPLITS},
+                ids,
                 {
                     split: frame.loc[frame["split"] == split, list(modalities)].to_numpy(dtype=np.bool_)
                     for split in SPLITS
+                    if not (names and split == "test")
                 },
+                {name: block[list(modalities)].to_numpy(dtype=np.bool_) for name, block in blocks.items()},
+                tuple(header.get("remarks", [])),
             )
             expected = header["sha256"]
         except Exception as error:
@@ -227,8 +284,35 @@ class MaskTable:
             if tuple(table.split_ids(split)) != tuple(self.ids[split]):
                 missing = sorted(set(table.split_ids(split)) - set(self.ids[split]))
                 raise DataError(f"mask table has other ids than split {split!r} (e.g. {missing[:3] or 'reordered'}).")
-            if (self.present[split] & ~table.available[table.splits[split]]).any():
+        for split, rows in self.parts().values():
+            if (rows & ~table.available[table.splits[split]]).any():
                 raise DataError(f"mask table marks values of split {split!r} present that the data set lacks.")
+
+
+def _shown(protocol: Protocol, table: DataTable, split: Split, hidden: BoolArray, condition: str = "") -> BoolArray:
+    """`[n, M]` presence of one split out of what a protocol hides, checked."""
+    where = f"split {split!r}" + (f" under condition {condition!r}" if condition else "")
+    available = table.available[table.splits[split]]
+    if hidden.shape != available.shape or hidden.dtype != np.bool_:
+        raise UsageError(
+            f"protocol {protocol.name!r} returned {hidden.dtype} {list(hidden.shape)} for {where}, "
+            f"expected bool {list(available.shape)}; mend its `hidden`."
+        )
+    present: BoolArray = available & ~hidden
+    empty = ~present.any(axis=1)
+    # One of several test conditions may skip a sample of which the data set lacks what the condition would show.
+    excused = ~available.all(axis=1) & ~hidden.all(axis=1) if condition else np.zeros_like(empty)
+    forbidden = np.flatnonzero(empty & ~excused)
+    if forbidden.size:
+        raise UsageError(
+            f"protocol {protocol.name!r} leaves {forbidden.size} samples of {where} without any "
+            f"modality, e.g. {table.split_ids(split)[forbidden[0]]!r}; use a protocol that keeps at least one."
+        )
+    if condition and empty.all():
+        raise UsageError(
+            f"protocol {protocol.name!r}: no sample of {where} of {table.spec.name!r} has anything to show."
+        )
+    return present
 
 
 class ObservedDataset:
@@ -388,22 +472,38 @@ def observe(
     features: Mapping[str, FeatureArray],
     split: Split,
     supervision: str = "observed",
+    condition: str = "",
 ) -> ObservedDataset:
     """Applies a mask table to one split of a data set.
 
+    Args:
+        table: The data set.
+        masks: Its masks.
+        features: Per modality the feature arrays of the whole data set.
+        split: Which split.
+        supervision: What training batches may carry, see `ObservedDataset`.
+        condition: Which of several test conditions; samples that it skips are left out.
+
     Raises:
-        DataError: If the table was drawn for another data set.
+        DataError: If the table was drawn for another data set, or has no such condition.
     """
     masks.check_against(table)
+    several = split == "test" and bool(masks.conditions)
+    if condition not in (masks.conditions if several else ("", masks.protocol)):
+        raise DataError(
+            f"mask table of {masks.protocol!r} has no condition {condition!r} of split {split!r}; "
+            f"its test conditions: {', '.join(masks.condition_names)}."
+        )
     rows = table.splits[split]
-    return ObservedDataset(
+    view = ObservedDataset(
         table.spec,
         split,
         masks.ids[split],
         features,
         rows,
-        masks.present[split],
+        masks.conditions[condition] if several else masks.present[split],
         table.available[rows],
         table.labels[rows],
         supervision,
     )
+    return view.subset(np.flatnonzero(view.present.any(axis=1))) if several else view

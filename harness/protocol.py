@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -20,12 +20,29 @@ import numpy as np
 
 from harness.errors import UnknownNameError, UsageError
 from harness.plugin import PluginConfig
-from harness.types import BoolArray, DataTable, IntArray, Split
+from harness.types import SPLITS, Aggregate, BoolArray, DatasetSpec, DataTable, IntArray, Split
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way in which a trained method is shown the test split.
+
+    Attributes:
+        name: Tells it from the other conditions of its protocol.
+        hidden: `(table, mask_seed) -> [n, M]` bool for the n test samples in canonical order, True where a value
+            is hidden.  A sample that would be left with nothing because the data set lacks the rest is skipped.
+    """
+
+    name: str
+    hidden: Callable[[DataTable, int], BoolArray]
 
 
 @dataclass
 class Protocol(PluginConfig, ABC):
     """One parsed protocol; subclasses are families.
+
+    Most protocols have one test condition, drawn like the other splits by `hidden`.  A family that tests one
+    trained method several times overrides `conditions` and `aggregates`.
 
     Attributes:
         examples: Names that the family parses, for `harness list protocols` and the contract tests.
@@ -60,8 +77,27 @@ class Protocol(PluginConfig, ABC):
         """`[n, M]` bool for the n samples of `split` in canonical order: True where a value is hidden.
 
         Implementations order samples with `hash_order`, so draws are independent of row order, platform and
-        library version, nested over rates, and independent over splits.
+        library version, nested over rates, and independent over splits.  (Those that replay a released draw
+        cannot; they say so in `replays`.)  Families that override `conditions` are asked for train and valid only.
         """
+
+    def conditions(self, spec: DatasetSpec) -> Sequence[Condition]:  # noqa: ARG002
+        """What the test split is shown as, in the order of reports; by default once, as `hidden` draws it."""
+        return (Condition(self.name, lambda table, mask_seed: self.hidden(table, "test", mask_seed)),)
+
+    @property
+    def aggregates(self) -> Mapping[str, Aggregate]:
+        """Scores over all of several conditions, by name; the first is the one that reports rank by."""
+        return {}
+
+    @property
+    def replays(self) -> bool:
+        """True where a released draw is repeated, which depends on the order of samples and on all splits at once."""
+        return False
+
+    def remarks(self, table: DataTable, mask_seed: int, splits: Sequence[Split] = SPLITS) -> Sequence[str]:  # noqa: ARG002
+        """Lines with counts that presence does not tell, e.g. of samples of `splits` that the rule excepts."""
+        return ()
 
 
 def hash_order(ids: Sequence[str], mask_seed: int, split: str, salt: str) -> IntArray:
@@ -92,6 +128,17 @@ def parse_protocol(name: str) -> Protocol:
         if parsed is not None:
             return parsed
     raise UnknownNameError("protocol", name, [example for family in families for example in family.examples])
+
+
+def join_names(parts: Sequence[str]) -> list[str]:
+    """Protocol names out of the parts of a comma list: `train:X` and the `test:Y` behind it are one name."""
+    names: list[str] = []
+    for part in parts:
+        if part.startswith("test:") and names and names[-1].startswith("train:") and "," not in names[-1]:
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    return names
 
 
 def parse_rate(text: str, name: str) -> float:

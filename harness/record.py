@@ -14,7 +14,8 @@ from typing import Any, Literal
 from harness.errors import DataError
 from harness.files import atomic_write
 
-RECORD_SCHEMA = 1
+#: 2: several test conditions, with scores over all of them (`ConditionResult.kind`).
+RECORD_SCHEMA = 2
 Status = Literal["running", "finished", "failed", "interrupted"]
 
 
@@ -30,14 +31,17 @@ class AuditResult:
 
 @dataclass
 class ConditionResult:
-    """Scores under one test condition.
+    """Scores under one test condition, or over all of several.
 
     Attributes:
-        condition: Protocol name of the condition.
+        condition: Name of the condition (the protocol's, where it has only one), or of the score over all.
         metrics: Metric -> value over all test samples.
-        intervals: Metric -> [low, high], 95 % percentile bootstrap over test samples.
+        intervals: Metric -> [low, high], 95 % percentile bootstrap over test samples; a sample that several
+            conditions show is drawn with all its predictions.
         per_pattern: Pattern -> metric -> value.
         pattern_counts: Pattern -> number of test samples.
+        kind: `condition`; `pool` for scores over the pool of all conditions' predictions, `mean` for the mean of
+            the conditions' scores.
     """
 
     condition: str
@@ -45,6 +49,7 @@ class ConditionResult:
     intervals: dict[str, list[float]] = field(default_factory=dict)
     per_pattern: dict[str, dict[str, float]] = field(default_factory=dict)
     pattern_counts: dict[str, int] = field(default_factory=dict)
+    kind: Literal["condition", "pool", "mean"] = "condition"
 
 
 @dataclass
@@ -76,11 +81,12 @@ class RunRecord:
         oracle: True when the method was shown every modality: reported, never ranked.
         reference: `floor`, `ceiling` or None.
         dataset: Name, version, fingerprint, task, modalities, classes, split sizes, licence.
-        protocol: Name, definition, supervision, mask seed, mask fingerprint, counts.
+        protocol: Name, definition, supervision, mask seed, mask fingerprint, names of test conditions, counts.
         seeds: `mask_seed`, `train_seed`, `eval_seed`.
         config: The whole resolved config.
         primary_metric: Heads the tables; `metric_versions` freezes what every metric means.
-        results: One entry per test condition.
+        results: The score that heads reports first: the only test condition, or with several the scores over all
+            of them before one entry per condition.
         valid: Metric -> value on `valid` of the chosen epoch.
         history: One dict per epoch: losses, learning rate, validation metrics.
         audits: Leak checks.

@@ -428,14 +428,7 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record
     task = table.spec.task
     started = time.perf_counter()
     cell.masks.save(folder / "mask")
-    views = audit.Views(
-        observe(table, cell.shown, features, "train", config.supervision),
-        observe(table, cell.shown, features, "valid", config.supervision),
-        {
-            name: observe(table, cell.shown, features, "test", config.supervision, name)
-            for name in cell.shown.condition_names
-        },
-    )
+    views = observed_views(cell, features)
     record.audits = audit.audit_before(table, cell.masks, cell.protocol, features)
     trainer = Trainer(config.trainer, config.train_seed, config.device, folder, cell.run_id)
     method = build_method(config, table, features, views)
@@ -478,6 +471,16 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record
     record.predictions_sha256 = file_sha256(folder / PREDICTIONS_FILE)
     if config.tracking.checkpoint and config.method.trains:
         save_weights(method, folder / "model.safetensors", cell.run_id)
+
+
+def observed_views(cell: Cell, features: Mapping[str, FeatureArray]) -> audit.Views:
+    """The splits as the cell's method may see them; the test split once per condition."""
+    table, supervision = cell.table, cell.config.supervision
+    return audit.Views(
+        observe(table, cell.shown, features, "train", supervision),
+        observe(table, cell.shown, features, "valid", supervision),
+        {name: observe(table, cell.shown, features, "test", supervision, name) for name in cell.shown.condition_names},
+    )
 
 
 def build_method(
@@ -570,6 +573,7 @@ __all__ = [
     "Workspace",
     "build_method",
     "cell_features",
+    "observed_views",
     "record_failure",
     "resolve",
     "run_cell",

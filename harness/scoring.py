@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,72 @@ import numpy.typing as npt
 from harness.errors import TrainingError
 from harness.measures import Score
 from harness.metrics import metric_for, metrics_for
-from harness.types import Predictions, TaskSpec, iterate_patterns, pattern_name
+from harness.types import Aggregate, Predictions, TaskSpec, iterate_patterns, pattern_name
 
 #: Weights held at once while bootstrapping (samples x resamples), 32 MB of float64.
 _CHUNK = 4_000_000
+
+
+Floats = npt.NDArray[np.float64]
+Function = Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which rows of predictions are about one sample, and how rows of several test conditions become one score.
+
+    Attributes:
+        sample: `[N]` int64, 0 to `samples` - 1: the sample that each row is about.
+        samples: Number of samples.
+        groups: Rows of each condition; the score is the mean of theirs.  One group of all rows scores the pool.
+    """
+
+    sample: npt.NDArray[np.int64]
+    samples: int
+    groups: tuple[npt.NDArray[np.int64], ...]
+
+    @classmethod
+    def plain(cls, count: int) -> Layout:
+        """N rows about N samples."""
+        rows = np.arange(count)
+        return cls(rows, count, (rows,))
+
+    @classmethod
+    def of(cls, predictions: Predictions, how: Aggregate) -> Layout:
+        """Rows with the same id are one sample; rows with the same condition one group, or all of them for `pool`."""
+        numbers: dict[str, int] = {}
+        sample = np.array([numbers.setdefault(name, len(numbers)) for name in predictions.ids], dtype=np.int64)
+        groups: dict[str, list[int]] = {}
+        for row, condition in enumerate(predictions.condition if how == "mean" else ("",) * len(sample)):
+            groups.setdefault(condition, []).append(row)
+        return cls(sample, len(numbers), tuple(np.array(rows, dtype=np.int64) for rows in groups.values()))
+
+    def score(self, function: Function, logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
+        """The score; NaN where the metric is not defined on one of the groups."""
+        return float(np.mean([function(logits[rows], labels[rows]) for rows in self.groups]))
+
+    def resampled(
+        self, function: Function, logits: npt.NDArray[Any], labels: npt.NDArray[Any], weights: Floats
+    ) -> Floats:
+        """Scores `[S]` of resamples, given as `weights` `[S, samples]`: how often each sample is drawn."""
+        total = np.zeros(len(weights))
+        for rows in self.groups:
+            # A copy of what is whole and in order already would cost memory and change no number.
+            whole = len(rows) == len(self.sample) == self.samples
+            counts = weights if whole else weights[:, self.sample[rows]]
+            if isinstance(function, Score):
+                total += function.resampled(logits[rows], labels[rows], counts)
+            else:
+                picks = [np.repeat(rows, times.astype(np.int64)) for times in counts]
+                total += [float(function(logits[chosen], labels[chosen])) for chosen in picks]
+        return total / len(self.groups)
+
+
+def draw_counts(picks: npt.NDArray[np.int64]) -> Floats:
+    """How often each of n samples was drawn, `[S, n]`, from S draws `[S, n]` of their numbers."""
+    resamples, count = picks.shape
+    cells = picks + np.arange(resamples)[:, None] * count
+    return np.bincount(cells.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
 
 
 def evaluate(
@@ -62,6 +125,21 @@ def evaluate_predictions(
     return overall, per_pattern, counts
 
 
+def evaluate_aggregate(
+    task: TaskSpec, predictions: Predictions, how: Aggregate, names: Sequence[str] | None = None
+) -> dict[str, float]:
+    """One score per metric over several test conditions: of their pool, or the mean of their scores.
+
+    A mean over conditions of which one is undefined is NaN: an incomplete grid is never averaged.
+
+    Raises:
+        TrainingError: If logits are not finite or not of shape `[N, C]`.
+    """
+    groups = Layout.of(predictions, how).groups
+    parts = [evaluate(task, predictions.logits[rows], predictions.labels[rows], names) for rows in groups]
+    return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
+
+
 def bootstrap_interval(
     task: TaskSpec,
     metric: str,
@@ -70,6 +148,7 @@ def bootstrap_interval(
     seed: int,
     samples: int = 1000,
     level: float = 0.95,
+    layout: Layout | None = None,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of one metric over test samples (Efron 1979).
 
@@ -85,6 +164,8 @@ def bootstrap_interval(
         seed: Decides the resamples; the same for the same N whatever the metric.
         samples: Number of resamples.
         level: Coverage, between 0 and 1.
+        layout: With several test conditions, which rows are one sample and how their scores become one: a sample
+            is drawn with all its rows.
 
     Raises:
         TrainingError: If logits are not finite or not of shape `[N, C]`.
@@ -92,34 +173,22 @@ def bootstrap_interval(
     """
     _check(task, logits, labels)
     function = metric_for(task, metric).implementation()
-    count = len(labels)
-    if count == 0 or np.isnan(function(logits, labels)):
+    layout = layout or Layout.plain(len(labels))
+    count = layout.samples
+    if count == 0 or np.isnan(layout.score(function, logits, labels)):
         return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
-    step = max(1, _CHUNK // count)
-    scores = np.concatenate(
-        [
-            _resampled(function, logits, labels, generator.integers(0, count, (min(step, samples - start), count)))
-            for start in range(0, samples, step)
-        ]
-    )
+    step = max(1, _CHUNK // len(labels))
+    parts = []
+    for start in range(0, samples, step):
+        picks = generator.integers(0, count, (min(step, samples - start), count))
+        parts.append(layout.resampled(function, logits, labels, draw_counts(picks)))
+    scores = np.concatenate(parts)
     scores = scores[~np.isnan(scores)]
     if not scores.size:
         return float("nan"), float("nan")
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def _resampled(
-    function: Callable[..., Any], logits: npt.NDArray[Any], labels: npt.NDArray[Any], rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Scores `[S]` of the resamples given by `rows` `[S, N]`."""
-    if not isinstance(function, Score):
-        return np.array([float(function(logits[chosen], labels[chosen])) for chosen in rows])
-    resamples, count = rows.shape
-    cells = rows + np.arange(resamples)[:, None] * count
-    weights = np.bincount(cells.ravel(), minlength=resamples * count).reshape(resamples, count)
-    return function.resampled(logits, labels, weights.astype(np.float64))
 
 
 def _check(task: TaskSpec, logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:

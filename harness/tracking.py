@@ -32,6 +32,7 @@ from harness.mlflow_store import (
     search,
 )
 from harness.progress import say
+from harness.protocol import join_names
 from harness.record import RunRecord, Status
 from harness.types import Predictions
 
@@ -196,6 +197,12 @@ def _artifact(uri: str, run_id: str, artifact_uri: str, name: str) -> Iterator[P
             raise TrackingError(f"artifact {name} of MLflow run {run_id} cannot be read: {reason(error)}.") from error
 
 
+def _alternatives(name: str, text: str) -> list[str]:
+    """Values of a comma list; the comma of a protocol `train:X,test:Y` is part of its name."""
+    parts = [part.strip() for part in text.split(",")]
+    return join_names(parts) if name == "protocol" else parts
+
+
 def load_runs(uri: str, *, filters: Mapping[str, str] | None = None) -> list[StoredRun]:
     """All ended runs of a store, one per `run_id` (the newest), oldest first.
 
@@ -208,7 +215,7 @@ def load_runs(uri: str, *, filters: Mapping[str, str] | None = None) -> list[Sto
     Raises:
         TrackingError: If the store cannot be reached or read.
     """
-    wanted = {name: {part.strip() for part in text.split(",")} for name, text in (filters or {}).items()}
+    wanted = {name: set(_alternatives(name, text)) for name, text in (filters or {}).items()}
     experiment_names = wanted.pop("experiment", None)
     client = connect(uri)
     try:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ModalityKind = Literal["text", "image", "audio", "video", "features", "tabular"]
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
 Split = Literal["train", "valid", "test"]
+#: How scores of several test conditions become one: over the pool of their samples, or as the mean of the scores.
+Aggregate = Literal["pool", "mean"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 BoolArray = npt.NDArray[np.bool_]
@@ -252,14 +254,15 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Scores of one split under one test condition.
+    """Scores of one split under one test condition, or under several one after the other.
 
     Attributes:
-        ids: N sample ids.
+        ids: N sample ids; an id occurs once per condition that shows the sample.
         logits: `[N, C]` float32 before softmax or sigmoid; for regression the predicted values.
         labels: `[N]` int64 or `[N, C]` float32.
         present: `[N, M]` bool, what the method was shown.
         modalities: Names of the M columns.
+        condition: N names of test conditions; empty where there is only one and nobody noted its name.
     """
 
     ids: tuple[str, ...]
@@ -267,6 +270,7 @@ class Predictions:
     labels: npt.NDArray[Any]
     present: BoolArray
     modalities: tuple[str, ...]
+    condition: tuple[str, ...] = ()
 
     def patterns(self) -> list[str]:
         """Pattern name of each sample: its present modalities joined by `+`, in spec order."""

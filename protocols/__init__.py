@@ -2,5 +2,9 @@
 
 BUILTIN = {
     "complete": "harness.protocols.complete:Complete",
+    "concat": "harness.protocols.concat:Concat",
+    "every_pattern": "harness.protocols.patterns:Patterns",
     "fixed_rate": "harness.protocols.fixed_rate:FixedRate",
+    "independent_rates": "harness.protocols.rates:Rates",
+    "train_test": "harness.protocols.train_test:TrainTest",
 }

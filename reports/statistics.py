@@ -15,7 +15,8 @@ import numpy.typing as npt
 from harness.errors import DataError
 from harness.measures import Score, accuracy
 from harness.progress import track
-from harness.types import Predictions
+from harness.scoring import Layout, draw_counts
+from harness.types import Aggregate, Predictions
 
 Metric = Callable[[npt.NDArray[np.float32], npt.NDArray[Any]], float]
 Floats = npt.NDArray[np.float64]
@@ -24,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 DRAWS = 10_000
 PLAIN_DRAWS = 2_000
 _CHUNK = 500
+#: Weights of pooled rows held at once (resamples x rows), 32 MB of float64.
+_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -65,35 +68,41 @@ class Comparison:
 
 
 def same_samples(runs: Sequence[Predictions]) -> None:
-    """Checks that all predictions are about the same samples in the same order.
+    """Checks that all predictions are about the same samples in the same order, under the same conditions.
 
     Raises:
-        DataError: If ids or labels differ.
+        DataError: If ids, labels or conditions differ.
     """
     for run in runs[1:]:
-        if run.ids != runs[0].ids or not np.array_equal(run.labels, runs[0].labels):
+        # Old files note no condition; they hold a single one.
+        other = bool(run.condition and runs[0].condition) and run.condition != runs[0].condition
+        if other or run.ids != runs[0].ids or not np.array_equal(run.labels, runs[0].labels):
             raise DataError("these predictions are not about the same test samples; they cannot be compared in pairs.")
 
 
-def _resampled(metric: Metric, run: Predictions, picks: npt.NDArray[np.int64], weights: Floats) -> Floats:
-    """`[S]` scores of S resamples, given as rows `picks` and as counts `weights`, both `[S, N]`."""
-    if isinstance(metric, Score):
-        return metric.resampled(run.logits, run.labels, weights)
-    return np.array([metric(run.logits[pick], run.labels[pick]) for pick in picks])
+def _resampled(layout: Layout, metric: Metric, run: Predictions, weights: Floats) -> Floats:
+    """`[S]` scores of S resamples, given as counts `[S, samples]`; in pieces where samples have many rows."""
+    size = len(weights) if len(run.ids) == layout.samples else max(1, _CELLS // len(run.ids))
+    parts = [weights[start : start + size] for start in range(0, len(weights), size)]
+    return np.concatenate([layout.resampled(metric, run.logits, run.labels, part) for part in parts])
 
 
-def bootstrap(metric: Metric, rows: Sequence[Sequence[Predictions]], *, seed: int = 0, draws: int = 0) -> Floats:
+def bootstrap(
+    metric: Metric, rows: Sequence[Sequence[Predictions]], *, seed: int = 0, draws: int = 0, how: Aggregate = "pool"
+) -> Floats:
     """Hierarchical bootstrap of the seed-averaged score of several methods, paired over samples.
 
     Each draw resamples the test samples once for all methods and, for each method by itself, its seeds: so
     differences between columns are paired over samples and carry the variance of training too (a little too
     little of it with few seeds, as every bootstrap: S seeds show (S - 1) / S of their variance).
+    A sample that several test conditions show is drawn with its predictions under all of them.
 
     Args:
         metric: `(logits, labels) -> score`; a `Score` evaluates all resamples at once.
         rows: Per method the predictions of its runs (seeds), all about the same samples.
         seed: Of the resampling.
         draws: Number R of draws; 0 takes `DRAWS`, or `PLAIN_DRAWS` for plain functions.
+        how: How several test conditions become one score.
 
     Returns:
         `[R, rows]` float64; NaN where a resample leaves the metric undefined.
@@ -104,16 +113,16 @@ def bootstrap(metric: Metric, rows: Sequence[Sequence[Predictions]], *, seed: in
     same_samples([run for row in rows for run in row])
     rng = np.random.default_rng(seed)
     draws = draws or (DRAWS if isinstance(metric, Score) else PLAIN_DRAWS)
-    count = len(rows[0][0].ids)
+    layout = Layout.of(rows[0][0], how)
+    count = layout.samples
     result = np.empty((draws, len(rows)))
     starts = range(0, draws, _CHUNK)
     for start in track(starts, "bootstrap"):
         size = min(_CHUNK, draws - start)
         picks = rng.integers(count, size=(size, count))
-        cells = picks + np.arange(size)[:, None] * count
-        weights = np.bincount(cells.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
+        weights = draw_counts(picks)
         for column, row in enumerate(rows):
-            scores = np.stack([_resampled(metric, run, picks, weights) for run in row], axis=1)
+            scores = np.stack([_resampled(layout, metric, run, weights) for run in row], axis=1)
             chosen = rng.integers(len(row), size=(size, len(row)))
             result[start : start + size, column] = np.take_along_axis(scores, chosen, axis=1).mean(axis=1)
     return result
@@ -158,23 +167,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare(metric: Metric, a: Sequence[Predictions], b: Sequence[Predictions], *, seed: int = 0) -> Comparison:
-    """Compares two methods, each with the predictions of one or more seeds.
+def compare(
+    metric: Metric, a: Sequence[Predictions], b: Sequence[Predictions], *, seed: int = 0, how: Aggregate = "pool"
+) -> Comparison:
+    """Compares two methods, each with the predictions of one or more seeds; `how` is as in `bootstrap`.
 
     Raises:
         DataError: If the predictions are not about the same samples.
     """
-    draws = bootstrap(metric, [a, b], seed=seed)
-    score_a, score_b = (float(np.mean([metric(run.logits, run.labels) for run in runs])) for runs in (a, b))
+    draws = bootstrap(metric, [a, b], seed=seed, how=how)
+    layout = Layout.of(a[0], how)
+    score_a, score_b = (
+        float(np.mean([layout.score(metric, run.logits, run.labels) for run in runs])) for runs in (a, b)
+    )
     exact = None
-    if metric is accuracy and len(a) == len(b) == 1:
+    if metric is accuracy and len(a) == len(b) == 1 and layout.samples == len(a[0].ids):
         exact = mcnemar(*(runs[0].logits.argmax(axis=1) == runs[0].labels for runs in (a, b)))
     return Comparison(
         score_a,
         score_b,
         Difference.between(score_a, score_b, draws[:, 0], draws[:, 1]),
         (len(a), len(b)),
-        len(a[0].ids),
+        layout.samples,
         exact,
     )
 

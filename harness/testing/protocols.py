@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from harness.masking import MaskTable
 from harness.protocol import Protocol, parse_protocol, share_of
 from harness.testing.tables import make_table
-from harness.types import SPLITS, BoolArray, DataTable
+from harness.types import SPLITS, BoolArray, DataTable, Split
 
 
 class ProtocolContract:
@@ -54,27 +56,52 @@ class ProtocolContract:
         assert "\n" not in description, "describe() is one paragraph"
 
     def test_shape_and_type(self) -> None:
-        """`hidden` is `[n, M]` bool."""
-        table = make_table(modalities=self.modalities)
-        for split in SPLITS:
-            hidden = self.parsed().hidden(table, split, 0)
+        """`hidden` and every test condition are `[n, M]` bool."""
+        table, protocol = make_table(modalities=self.modalities), self.parsed()
+        drawn: list[tuple[Split, BoolArray]] = [
+            ("train", protocol.hidden(table, "train", 0)),
+            ("valid", protocol.hidden(table, "valid", 0)),
+        ]
+        drawn += [("test", condition.hidden(table, 0)) for condition in protocol.conditions(table.spec)]
+        for split, hidden in drawn:
             assert hidden.dtype == np.bool_
             assert hidden.shape == (len(table.splits[split]), len(self.modalities))
+
+    def test_conditions_have_names_and_one_score(self) -> None:
+        """Test conditions are called differently; several have scores over all of them, called differently too."""
+        protocol, spec = self.parsed(), make_table(modalities=self.modalities).spec
+        names = [condition.name for condition in protocol.conditions(spec)]
+        assert names
+        assert len({*names, *protocol.aggregates}) == len(names) + len(protocol.aggregates)
+        assert bool(protocol.aggregates) == (len(names) > 1)
+        assert [condition.name for condition in protocol.conditions(spec)] == names
+        assert list(self.build().condition_names) == (names if len(names) > 1 else [protocol.name])
 
     def test_keeps_a_modality_of_every_sample(self) -> None:
         """No sample loses everything."""
         for seed in range(5):
-            masks = self.build(mask_seed=seed)
-            assert all(masks.present[split].any(axis=1).all() for split in SPLITS)
+            assert all(rows.any(axis=1).all() for _, rows in self.build(mask_seed=seed).parts().values())
 
     def test_keeps_a_modality_where_values_lack_naturally(self) -> None:
-        """Nor where values lack naturally, and nothing lacking becomes present."""
+        """Nor where values lack naturally, and nothing lacking becomes present.
+
+        One of several test conditions may skip a sample of which the data set lacks what it shows.
+        """
         table = make_table(modalities=self.modalities, available=some_available(len(self.modalities)))
         masks = self.build(table)
-        for split in SPLITS:
+        for split, rows in masks.parts().values():
             available = table.available[table.splits[split]]
-            assert masks.present[split].any(axis=1).all()
-            assert not (masks.present[split] & ~available).any(), "a value that the data set lacks became present"
+            skips = ~available.all(axis=1) if split == "test" and masks.conditions else np.zeros(len(rows), np.bool_)
+            assert (rows.any(axis=1) | skips).all()
+            assert not (rows & ~available).any(), "a value that the data set lacks became present"
+
+    def test_survives_a_file(self, tmp_path: Path) -> None:
+        """Its table is the same after it was saved and read."""
+        table = make_table(modalities=self.modalities)
+        masks = self.build(table)
+        read = MaskTable.load(masks.save(tmp_path / "masks"))
+        assert read.header() == masks.header()
+        read.check_against(table)
 
     def test_exact_rate_in_every_split(self) -> None:
         """floor(rate x N) samples of each split are incomplete, exactly."""
@@ -82,8 +109,9 @@ class ProtocolContract:
             pytest.skip("the name fixes no share of incomplete samples (`incomplete`)")
         for sizes in ((40, 20, 30), (1, 1, 1), (101, 7, 33)):
             masks = self.build(make_table(sizes, self.modalities))
-            for split, size in zip(SPLITS, sizes, strict=True):
-                assert (~masks.present[split].all(axis=1)).sum() == share_of(self.incomplete, size)
+            of = dict(zip(SPLITS, sizes, strict=True))
+            for split, rows in masks.parts().values():
+                assert (~rows.all(axis=1)).sum() == share_of(self.incomplete, of[split])
 
     def test_same_seed_same_masks(self) -> None:
         """The mask seed decides everything."""
@@ -92,19 +120,23 @@ class ProtocolContract:
     def test_other_seed_other_masks(self) -> None:
         """The mask seed decides something."""
         masks = self.build(make_table((400, 200, 300), self.modalities))
-        if all((masks.present[split] == masks.present[split][0]).all() for split in SPLITS):
+        if all(_constant(rows) for _, rows in masks.parts().values()):
             pytest.skip("every sample keeps the same modalities")
         other = self.build(make_table((400, 200, 300), self.modalities), mask_seed=1)
         assert masks.fingerprint != other.fingerprint
 
     def test_row_order_does_not_matter(self) -> None:
-        """The order of the rows does not change which values a sample keeps."""
+        """The order of the rows does not change which values a sample keeps (unless a released draw is replayed)."""
+        if self.parsed().replays:
+            pytest.skip("replays a draw that depends on the order")
         order = np.random.default_rng(0).permutation(90)
         shuffled = self.build(make_table(modalities=self.modalities, order=order))
         assert shuffled.fingerprint == self.build().fingerprint
 
     def test_splits_are_drawn_on_their_own(self) -> None:
-        """New samples in `valid` leave the masks of `train` as they were."""
+        """New samples in `valid` leave the masks of `train` as they were (unless a released draw is replayed)."""
+        if self.parsed().replays:
+            pytest.skip("replays a draw over all splits")
         before = self.build(make_table((40, 20, 30), self.modalities))
         ids = [*(f"s{row:04d}" for row in range(40)), *(f"new{row}" for row in range(55))]
         after = self.build(make_table((40, 25, 30), self.modalities, ids=ids))
@@ -113,15 +145,17 @@ class ProtocolContract:
     def test_splits_have_independent_streams(self) -> None:
         """The same ids are drawn differently in different splits."""
         names = [f"s{row}" for row in range(400)]
-        drawn = []
+        drawn: list[tuple[Split, BoolArray]] = []
         for first, split in enumerate(SPLITS):
             sizes = [400 if part == split else 1 for part in SPLITS]
             ids = [f"x{row}" for row in range(first)] + names + [f"y{row}" for row in range(2 - first)]
-            drawn.append(self.build(make_table(sizes, self.modalities, ids=ids)).present[split])
-        if all((part == part[0]).all() for part in drawn):
-            pytest.skip("every sample keeps the same modalities")
-        for one, two in ((0, 1), (0, 2), (1, 2)):
-            assert not np.array_equal(drawn[one], drawn[two]), "the same ids are drawn alike in two splits"
+            masks = self.build(make_table(sizes, self.modalities, ids=ids))
+            drawn += [(own, rows) for own, rows in masks.parts().values() if own == split and not _constant(rows)]
+        pairs = [(one, two) for (a, one), (b, two) in itertools.combinations(drawn, 2) if a != b]
+        if not pairs:
+            pytest.skip("every sample keeps the same modalities, in all splits but one")
+        for one, two in pairs:
+            assert not np.array_equal(one, two), "the same ids are drawn alike in two splits"
 
     def test_labels_do_not_matter(self) -> None:
         """Masks do not depend on labels (nor on raw values, which fail when they are read)."""
@@ -134,6 +168,11 @@ class ProtocolContract:
         if not self.golden:
             pytest.skip(f"not pinned; set golden = {self.build().fingerprint!r}")
         assert self.build().fingerprint == self.golden, "the draw of a released protocol changed"
+
+
+def _constant(rows: BoolArray) -> bool:
+    """Whether every sample keeps the same modalities."""
+    return bool((rows == rows[0]).all())
 
 
 def some_available(modalities: int, samples: int = 90) -> BoolArray:

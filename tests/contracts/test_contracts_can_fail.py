@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -166,7 +167,7 @@ def run(contract: Any, tmp_path: Path) -> set[str]:
     failed = set()
     for name in dir(contract):
         if name.startswith("test_"):
-            arguments = (tmp_path,) if name == "test_missing_data_say_how_to_obtain_them" else ()
+            arguments = (tmp_path,) if "tmp_path" in inspect.signature(getattr(contract, name)).parameters else ()
             try:
                 getattr(contract, name)(*arguments)
             except pytest.skip.Exception:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from harness import registry
 from harness.protocol import Protocol
 from harness.testing.protocols import ProtocolContract
 
-#: name -> (modalities, share of incomplete samples, fingerprint)
-PINNED: dict[str, tuple[tuple[str, ...], float, str]] = {
+#: name -> (modalities, share of incomplete samples where the name fixes one, fingerprint)
+PINNED: dict[str, tuple[tuple[str, ...], float | None, str]] = {
     "complete": (("text", "image"), 0.0, "bcf154a46e6f67e6dd138efe358669967f769cf3da48a4ee0111c954113b2ee3"),
     "both_0.7": (("text", "image"), 0.7, "360539dfb975207b82e944c83d07ecf4ec4f8a7f96d0b2023bf7347449d5c262"),
     "text_0.7": (("text", "image"), 0.7, "c177b9b1fc4316189e9698f7b7efbfd86ab983b9c68f403ce14eca6f55352e13"),
@@ -25,6 +27,81 @@ PINNED: dict[str, tuple[tuple[str, ...], float, str]] = {
         0.7,
         "716ece9cae807258c901827a2972d55bd0e09578cf7ed6eebba9a1176aaba0c3",
     ),
+    "shared_0.5": (
+        ("text", "image", "audio"),
+        None,
+        "d51836696aa6356033410844b3e6fc44917b79954057fdbb12ae01114a11a81a",
+    ),
+    "shared_0.3": (
+        ("text", "image"),
+        None,
+        "e2a14017ef8d3b44c3e2a93e95493895ece1f156ebc27c2fb393f1b82dc34199",
+    ),
+    "imbalanced_0.2-0.5-0.8": (
+        ("text", "image", "audio"),
+        None,
+        "ecafe98b770639be0337653c8e98ab8c973c69edb40c5367885065fe4ef38320",
+    ),
+    "imbalanced_0.5-0.8-0.2": (
+        ("text", "image", "audio"),
+        None,
+        "644f1ec6aae3ecd30e96251ff256e145995304b558c365da6c87a8be2a03e671",
+    ),
+    "imbalanced_0.8-0.5-0.5": (
+        ("text", "image", "audio"),
+        None,
+        "d87ca3c9a86dbc9b6964a0fff2355947e801667c9925b8aa437ca70aaddd42a7",
+    ),
+    "imbalanced_0.2-0.8": (
+        ("text", "image"),
+        None,
+        "8c5cc6f7a25e9846ebd5d5c9178d7f6943ea52bdcb5612ecce68645a835dc825",
+    ),
+    "concat_both_0.7": (
+        ("text", "image"),
+        None,
+        "9e442b5b857277137e534670f31d3301a25c06bc6453398b24a300220c645ca8",
+    ),
+    "concat_text_0.7": (
+        ("text", "image", "audio"),
+        None,
+        "c67bca2f9bb259de105b48e676bf7a5df5c5c39967a61a7a49d2fabdc158c929",
+    ),
+    "patterns": (
+        ("text", "image"),
+        None,
+        "65ce89214a59ee410e75122dae6618b894c35b87f5a9fc4669ba770302dea562",
+    ),
+    "patterns_proper": (
+        ("text", "image", "audio"),
+        None,
+        "e47ce59daf25fa060d9df1c67e80706a8a8a03c743184a495ffaf382ebd36f9d",
+    ),
+    "train:complete,test:both_0.7": (
+        ("text", "image"),
+        None,
+        "7f4439455c3cd4374ad9e16b5b1db3432195164e3f517982481861dcce157604",
+    ),
+    "train:complete,test:both_0..1:0.1": (
+        ("text", "image"),
+        None,
+        "db511740190b1614bfad9d28df81a3d415e13daf6cf18a3738c8588b01b32a04",
+    ),
+    "train:both_0.7,test:text_0..0.9:0.1": (
+        ("text", "image"),
+        None,
+        "03e38ddd0c14fd87863647338af16b9f314e7599bade38fa80b5c76b239c715c",
+    ),
+    "train:complete,test:patterns": (
+        ("text", "image", "audio"),
+        None,
+        "a1eda8a47b9adb4276f0605f17a8c4310536e969d2b6a88e85e1f769f98c7b5f",
+    ),
+    "train:imbalanced_0.2-0.5-0.8,test:patterns": (
+        ("text", "image", "audio"),
+        None,
+        "64caf0d4d784b5bb35530cf03cd02d66f2a93a0be4f50e14e366df8a5357b47f",
+    ),
 }
 
 
@@ -39,8 +116,9 @@ def _examples() -> set[str]:
 
 for _name in sorted(_examples()):
     _modalities, _share, _golden = PINNED.get(_name, (("text", "image"), None, ""))
-    globals()[f"Test_{_name}"] = type(
-        f"Test_{_name}",
+    _title = "Test_" + re.sub(r"\W+", "_", _name)
+    globals()[_title] = type(
+        _title,
         (ProtocolContract,),
         {"protocol": _name, "modalities": _modalities, "incomplete": _share, "golden": _golden},
     )

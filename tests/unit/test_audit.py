@@ -62,7 +62,7 @@ class Peeking(Honest):
 
 
 def views(data: TinyData) -> audit.Views:
-    return audit.Views(data.train, data.valid, data.test)
+    return audit.Views(data.train, data.valid, {"test": data.test})
 
 
 def run_after(
