@@ -17,6 +17,7 @@ from harness.progress import say
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.config import RunConfig
     from harness.method import Method
     from harness.runner import Cell
 
@@ -92,7 +93,7 @@ def execute(arguments: argparse.Namespace) -> int:
     configs = compose([text for text in arguments.arguments if "=" in text])
     if len(configs) != 1:
         raise UsageError(f"import-checkpoint loads one file into one method; these options describe {len(configs)}.")
-    cell, method = _build(configs[0])
+    cell, method = build(configs[0])
     state = trainable_state(method)
     everything = method.state_dict()
     if idle := [prefix for prefix in given if not any(_below(name, prefix) for name in everything)]:
@@ -116,7 +117,11 @@ def execute(arguments: argparse.Namespace) -> int:
     save_weights(method, arguments.output, cell.run_id)
     say(
         f"{len(loaded)} of {len(state)} tensors loaded"
-        + ("" if len(loaded) == len(state) else f", the others are the initial ones of train_seed={_seed(cell)}")
+        + (
+            ""
+            if len(loaded) == len(state)
+            else f", the others are the initial ones of train_seed={cell.config.train_seed}"
+        )
         + f"; wrote {arguments.output}"
     )
     return EXIT_OK
@@ -219,20 +224,12 @@ def _shapes(found: Match) -> str:
     return here if found.their_shape is None else f"{here}, in the file {'x'.join(map(str, found.their_shape))}"
 
 
-def _seed(cell: Cell) -> int:
-    return cell.config.train_seed
-
-
-def _build(config: Any) -> tuple[Cell, Method]:
+def build(config: RunConfig) -> tuple[Cell, Method]:
     """The method as a run of this config would start with it."""
-    from harness.audit import Views
     from harness.files import Folders
-    from harness.masking import observe
-    from harness.runner import Workspace, build_method, cell_features, resolve
-    from harness.types import SPLITS
+    from harness.runner import Workspace, build_method, cell_features, observed_views, resolve
 
     workspace = Workspace(Folders.resolve(config.paths))
     cell = resolve(config, workspace)
     features = cell_features(cell, workspace)
-    views = Views(*(observe(cell.table, cell.shown, features, split, config.supervision) for split in SPLITS))
-    return cell, build_method(config, cell.table, features, views)
+    return cell, build_method(config, cell.table, features, observed_views(cell, features))
