@@ -57,7 +57,7 @@ class UnimodalConfig(MethodConfig):
 class ZeroFillConfig(MethodConfig):
     """One network over all modalities; missing ones are zero features, attended to like real ones."""
 
-    target: ClassVar[str] = "harness.methods.baselines.fill:FilledFusion"
+    target: ClassVar[str] = "harness.methods.baselines.fill:ZeroFilledFusion"
     summary: ClassVar[str] = "one network over all modalities, zeros where one is missing (the floor)"
     citation: ClassVar[str] = "none: padding with zeros is common practice; ablation 'padding' of REDEEM, KDD 2025"
     card: ClassVar[str] = "cards/zero_fill.md"
@@ -146,7 +146,7 @@ class KnnVoteConfig(MethodConfig):
 class CompleteConfig(MethodConfig):
     """The network of `zero_fill` with nothing missing, in training and at test: what full data would give."""
 
-    target: ClassVar[str] = "harness.methods.baselines.fill:FilledFusion"
+    target: ClassVar[str] = "harness.methods.baselines.fill:ZeroFilledFusion"
     summary: ClassVar[str] = "the network of zero_fill shown every modality (oracle, the ceiling)"
     citation: ClassVar[str] = "none: the same network with complete data"
     card: ClassVar[str] = "cards/complete.md"

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from harness.method import Method, MethodContext
 from harness.methods.baselines.config import LateFusionConfig
-from harness.methods.baselines.network import NO_DECAY, ModalityNetwork, observed_loss
+from harness.methods.baselines.network import ModalityNetwork
+from harness.methods.common.token_network import NO_DECAY, observed_loss
 from harness.methods.common.tokens import scatter_rows
 from harness.types import Batch, ModalityBatch, StepOutput
 

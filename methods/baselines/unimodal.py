@@ -10,7 +10,8 @@ from torch import Tensor
 from harness.masking import ObservedDataset
 from harness.method import Method, MethodContext, class_prior_logits
 from harness.methods.baselines.config import UnimodalConfig
-from harness.methods.baselines.network import NO_DECAY, ModalityNetwork, observed_loss
+from harness.methods.baselines.network import ModalityNetwork
+from harness.methods.common.token_network import NO_DECAY, observed_loss
 from harness.methods.common.tokens import scatter_rows
 from harness.types import Batch, StepOutput
 
