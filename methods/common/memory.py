@@ -135,10 +135,13 @@ class MemoryMethod(Method):
         near = [{name: index[name][:, :k] for name in self.modalities} for index, _ in searched]
         every = torch.cat([index[name].reshape(-1) for index in near for name in self.modalities])
         distinct, inverse = torch.unique(every.clamp(min=0), return_inverse=True)
-        items = {
-            name: self.backbone.embed(name, tokens, mask)
-            for name, (tokens, mask) in self.bank.payload(distinct).items()
-        }
+        # What is remembered is fixed, as under the papers' frozen ViLT: on a backbone that is trained, gradients through
+        # K copies per sample would pull the embedding towards the generator and the prompts.
+        with torch.no_grad():
+            items = {
+                name: self.backbone.embed(name, tokens, mask)
+                for name, (tokens, mask) in self.bank.payload(distinct).items()
+            }
         results, start = [], 0
         for index, (_, found), (given, label_found) in zip(near, searched, labels, strict=True):
             local = {}

@@ -172,8 +172,11 @@ class Redeem(MemoryMethod):
         return Drop(batch.select(rows).without(hidden), rows, hidden)
 
     def _simulated_loss(self, drop: Drop, embedded: Embedded, retrieved: Retrieved) -> Tensor:
-        """Step 5: reconstructs the hidden modality of complete samples from what is left of them."""
-        whole = {name: (tokens[drop.rows], mask[drop.rows]) for name, (tokens, mask) in embedded.items()}
+        """Step 5: reconstructs the hidden modality of complete samples from what is left of them.
+
+        The embedding is given, as in the paper: router and experts learn from this loss, nothing else.
+        """
+        whole = {name: (tokens[drop.rows].detach(), mask[drop.rows]) for name, (tokens, mask) in embedded.items()}
         observed = self._pooled(whole, drop.batch.present)
         losses = []
         for column, name in enumerate(self.modalities):
@@ -182,7 +185,7 @@ class Redeem(MemoryMethod):
                 continue
             rebuilt, known = self.generators[name](observed[rows], *retrieved.copies(name, rows))
             tokens, real = whole[name]
-            losses.append(_token_error(rebuilt, tokens[rows].detach(), real[rows] & known))
+            losses.append(_token_error(rebuilt, tokens[rows], real[rows] & known))
         return torch.stack(losses).mean()
 
     def _prompts(self, retrieved: Retrieved, batch_size: int) -> tuple[list[Tensor], Tensor | None]:

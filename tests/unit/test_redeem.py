@@ -164,6 +164,14 @@ def test_reconstruction_loss_is_alive_and_reaches_router_and_experts(data: TinyD
     for name, parameter in method.generators.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+    moved = [name for name, value in method.named_parameters() if value.grad is not None and value.grad.any()]
+    assert all(name.startswith("generators.") for name in moved), "the embedding is given, as in the paper"
+
+
+def test_what_is_remembered_carries_no_gradient(data: TinyData) -> None:
+    method = build(data)
+    [retrieved] = method._retrieve(everything(data.train))
+    assert not any(tokens.requires_grad for tokens, _ in retrieved.items.values())
 
 
 def test_reconstruction_uses_complete_samples_only(data: TinyData) -> None:
