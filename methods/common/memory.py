@@ -135,8 +135,8 @@ class MemoryMethod(Method):
         near = [{name: index[name][:, :k] for name in self.modalities} for index, _ in searched]
         every = torch.cat([index[name].reshape(-1) for index in near for name in self.modalities])
         distinct, inverse = torch.unique(every.clamp(min=0), return_inverse=True)
-        # What is remembered is fixed, as under the papers' frozen ViLT: on a backbone that is trained, gradients through
-        # K copies per sample would pull the embedding towards the generator and the prompts.
+        # What is remembered is fixed, as under the papers' frozen ViLT: on a backbone that is trained, gradients
+        # through K copies per sample would pull the embedding towards the generator and the prompts.
         with torch.no_grad():
             items = {
                 name: self.backbone.embed(name, tokens, mask)
