@@ -315,34 +315,35 @@ class MemoryBank:
         """Labels of items: `[B, k]` int64 or `[B, k, C]` float; positions of -1 give item 0 (mask them)."""
         return self._labels[index.clamp(min=0).cpu()].to(index.device)
 
-    def payload(self, index: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def payload(self, index: Tensor, modalities: Sequence[str] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Tokens and masks of items.
 
         Args:
-            index: Any shape `[...]`, positions in the bank; all items must carry every modality.
+            index: Any shape `[...]`, positions in the bank.
+            modalities: Which to return; all by default.  The items must carry them.
 
         Returns:
             Per modality tokens `[..., L, *token_shape]` and mask `[..., L]` on the index's device.
         """
         flat = index.reshape(-1).cpu().numpy()
         result = {}
-        for name, (tokens, mask) in self._gather(flat).items():
+        for name, (tokens, mask) in self._gather(flat, self.modalities if modalities is None else modalities).items():
             result[name] = (
                 tokens.reshape(*index.shape, *tokens.shape[1:]).to(index.device),
                 mask.reshape(*index.shape, *mask.shape[1:]).to(index.device),
             )
         return result
 
-    def _gather(self, flat: IntArray) -> dict[str, tuple[Tensor, Tensor]]:
+    def _gather(self, flat: IntArray, modalities: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
         if len(self._views) == 1:
             batch = self._views[0].batch(flat)
-            return {name: (batch.inputs[name].tokens, batch.inputs[name].mask) for name in self.modalities}
+            return {name: (batch.inputs[name].tokens, batch.inputs[name].mask) for name in modalities}
         source = np.searchsorted(self._offsets, flat, side="right") - 1
         parts: dict[str, tuple[Tensor, Tensor]] = {}
         for number, view in enumerate(self._views):
             rows = np.flatnonzero(source == number)
             batch = view.batch(flat[rows] - self._offsets[number])
-            for name in self.modalities:
+            for name in modalities:
                 part = batch.inputs[name]
                 if name not in parts:
                     parts[name] = (

@@ -15,4 +15,5 @@ BUILTIN = {
     "complete": "harness.methods.baselines.config:CompleteConfig",
     "mmin": "harness.methods.mmin.config:MminConfig",
     "if_mmin": "harness.methods.if_mmin.config:IfMminConfig",
+    "knn_impute": "harness.methods.knn_impute.config:KnnImputeConfig",
 }

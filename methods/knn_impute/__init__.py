@@ -1,0 +1,1 @@
+"""Nearest-neighbour imputation of missing modalities."""
