@@ -81,7 +81,8 @@ class RunRecord:
         oracle: True when the method was shown every modality: reported, never ranked.
         reference: `floor`, `ceiling` or None.
         dataset: Name, version, fingerprint, task, modalities, classes, split sizes, licence.
-        protocol: Name, definition, supervision, mask seed, mask fingerprint, names of test conditions, counts.
+        protocol: Name, definition, supervision, mask seed, mask fingerprint, names of test conditions, the score that
+            heads reports, counts.
         seeds: `mask_seed`, `train_seed`, `eval_seed`.
         config: The whole resolved config.
         primary_metric: Heads the tables; `metric_versions` freezes what every metric means.

@@ -402,6 +402,7 @@ def _new_record(cell: Cell) -> RunRecord:
             "mask_fingerprint": cell.masks.fingerprint,
             "shown_fingerprint": cell.shown.fingerprint,
             "conditions": list(cell.masks.condition_names),
+            "headline": next(iter(cell.protocol.aggregates), cell.protocol.name),
             "counts": cell.masks.counts(),
             "remarks": list(cell.masks.remarks),
         },

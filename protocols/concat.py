@@ -86,7 +86,7 @@ class Concat(Protocol):
         Raises:
             UsageError: If the data set does not have the modality, or has not exactly two for `both`.
         """
-        able = table.available[table.splits[split]].sum(axis=1, keepdims=True) >= 2
+        able: BoolArray = table.available[table.splits[split]].sum(axis=1, keepdims=True) >= 2
         return self._draw(table, split, mask_seed) & able
 
     def remarks(self, table: DataTable, mask_seed: int, splits: Sequence[Split] = SPLITS) -> list[str]:
@@ -120,7 +120,8 @@ class Concat(Protocol):
             drawn[chosen, column] = True
             rest = np.setdiff1d(rest, chosen)
         position = SPLITS.index(split)
-        return drawn[bounds[position] : bounds[position + 1]]
+        own: BoolArray = drawn[bounds[position] : bounds[position + 1]]
+        return own
 
     def _columns(self, table: DataTable) -> list[int]:
         """Columns that lose values, in the order in which they are drawn."""

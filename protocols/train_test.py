@@ -108,9 +108,9 @@ class TrainTest(Protocol):
 
     def remarks(self, table: DataTable, mask_seed: int, splits: Sequence[Split] = SPLITS) -> list[str]:
         """Those of both sides about their own splits, each with its protocol's name."""
-        train = [split for split in splits if split != "test"]
-        test = [split for split in splits if split == "test"]
-        sides = [(self._train, train), *((protocol, test) for protocol in self._tests)]
+        train: list[Split] = [split for split in splits if split != "test"]
+        test: list[Split] = [split for split in splits if split == "test"]
+        sides = [(self._train, train)] + [(protocol, test) for protocol in self._tests]
         return [f"{side.name}: {line}" for side, own in sides for line in side.remarks(table, mask_seed, own)]
 
     @property

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from harness.config import NOT_IDENTITY, digest_of
-from harness.errors import HarnessError
+from harness.errors import DataError, HarnessError
+from harness.predictions import split_conditions
 from harness.record import ConditionResult, RunRecord
 from harness.reports.statistics import Difference, Floats, Metric, bootstrap, interval, ranks
-from harness.types import Predictions
+from harness.types import Aggregate, Predictions
 
 #: Fewer train seeds than this are marked: their spread says little.
 ENOUGH_SEEDS = 3
@@ -42,7 +43,7 @@ class RunLike(Protocol):
 
 @dataclass(frozen=True)
 class TableKey:
-    """What runs must share to be compared."""
+    """What runs must share to be compared; `condition` names the score by which they are ranked."""
 
     dataset: str
     dataset_fingerprint: str
@@ -69,7 +70,10 @@ class Row:
         high: Upper end.
         seeds: Train seeds that finished.
         missing_seeds: Train seeds that other rows of the table have and this one lacks or failed.
-        per_pattern: Pattern -> mean of the primary metric.
+        per_pattern: Pattern -> mean of the primary metric; empty where there are several test conditions.
+        per_condition: Test condition -> mean of the primary metric, where there are several.
+        beside: Other scores over all test conditions by name, never mixed with `score`.
+        drop: How much worse the last condition of a grid is than its first, the one that misses least.
         gap_recovered: `(score - floor) / (oracle - floor)`; None where it is undefined.
         over_floor: Difference to the floor, tested in pairs.
         cost: Means over seeds of seconds, and the largest of what a seed needed.
@@ -95,6 +99,9 @@ class Row:
     seeds: list[int] = field(default_factory=list)
     missing_seeds: list[int] = field(default_factory=list)
     per_pattern: dict[str, float] = field(default_factory=dict)
+    per_condition: dict[str, float] = field(default_factory=dict)
+    beside: dict[str, float] = field(default_factory=dict)
+    drop: float | None = None
     gap_recovered: float | None = None
     over_floor: Difference | None = None
     cost: dict[str, float] = field(default_factory=dict)
@@ -111,7 +118,19 @@ class Row:
 
 @dataclass
 class Table:
-    """Rows that may be compared, best first; unranked oracles at their score, failures last."""
+    """Rows that may be compared, best first; unranked oracles at their score, failures last.
+
+    Attributes:
+        key: What the rows share.
+        higher_is_better: Direction of the metric.
+        patterns: Patterns that occur, most modalities first.
+        pattern_counts: Test samples per pattern.
+        rows: The rows.
+        notes: What could not be tested, and why.
+        conditions: Test conditions, where there are several, in the protocol's order.
+        condition_counts: Test samples per condition.
+        beside: Names of other scores over all conditions.
+    """
 
     key: TableKey
     higher_is_better: bool
@@ -119,11 +138,14 @@ class Table:
     pattern_counts: dict[str, int]
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
+    condition_counts: dict[str, int] = field(default_factory=dict)
+    beside: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
         """Heading of the table."""
-        condition = f", tested under {self.key.condition}" if self.key.condition != self.key.protocol else ""
+        condition = f", ranked by {self.key.condition}" if self.key.condition != self.key.protocol else ""
         masks = self.key.mask_fingerprint[:8]
         return (
             f"{self.key.dataset} · {self.key.protocol}{condition} · {self.key.supervision} supervision · masks {masks}"
@@ -146,8 +168,8 @@ class Leaderboard:
         unique = list({run.record.run_id: run for run in runs}.values())
         groups: dict[TableKey, list[_Scored]] = {}
         for run in unique:
-            for key, result in _results(run.record):
-                groups.setdefault(key, []).append(_Scored(run, result))
+            key, result = _headline(run.record)
+            groups.setdefault(key, []).append(_Scored(run, result))
         ordered = sorted(groups.items(), key=lambda item: tuple(asdict(item[0]).values()))
         return cls([_table(key, scored) for key, scored in ordered])
 
@@ -161,32 +183,52 @@ class _Scored:
     def record(self) -> RunRecord:
         return self.run.record
 
+    @property
+    def conditions(self) -> list[ConditionResult]:
+        """Results under each of several test conditions."""
+        aggregated = self.result is not None and self.result.kind != "condition"
+        return [result for result in self.record.results if result.kind == "condition"] if aggregated else []
+
+    @property
+    def lost_conditions(self) -> list[str]:
+        """Test conditions of the protocol without a result: an incomplete grid is never averaged."""
+        there = {result.condition for result in self.conditions}
+        wanted = [str(name) for name in self.record.protocol.get("conditions", [])]
+        return [name for name in wanted if name not in there] if there else []
+
     def score(self, metric: str) -> float | None:
-        """The score, or None for a failed run and for a metric that the predictions leave undefined."""
-        value = None if self.result is None else self.result.metrics.get(metric)
+        """The score; None for a failed run, an incomplete grid, and a metric that the predictions leave undefined."""
+        value = None if self.result is None or self.lost_conditions else self.result.metrics.get(metric)
         return value if value is not None and math.isfinite(value) else None
 
+    def predictions(self) -> Predictions:
+        """Predictions under all test conditions.
 
-def _results(record: RunRecord) -> list[tuple[TableKey, ConditionResult | None]]:
-    """The tables a record belongs to: one per test condition, or its protocol's when it failed."""
-    done: list[ConditionResult | None] = list(record.results) if record.status == "finished" else []
+        Raises:
+            DataError: If they cannot be read, or are about other conditions than the record.
+        """
+        predictions = self.run.predictions()
+        wanted = [result.condition for result in self.conditions]
+        if wanted and list(split_conditions(predictions)) != wanted:
+            raise DataError("its predictions are not about the test conditions of its record.")
+        return predictions
+
+
+def _headline(record: RunRecord) -> tuple[TableKey, ConditionResult | None]:
+    """The table that a record belongs to, and the result that it is ranked by; None when it failed."""
+    result = record.results[0] if record.status == "finished" and record.results else None
     protocol = str(record.protocol.get("name", ""))
-    return [
-        (
-            TableKey(
-                str(record.dataset.get("name", "")),
-                str(record.dataset.get("fingerprint", "")),
-                protocol,
-                protocol if result is None else result.condition,
-                str(record.protocol.get("supervision", "")),
-                str(record.protocol.get("mask_fingerprint", "")),
-                record.primary_metric,
-                record.metric_versions.get(record.primary_metric, ""),
-            ),
-            result,
-        )
-        for result in (done or [None])
-    ]
+    key = TableKey(
+        str(record.dataset.get("name", "")),
+        str(record.dataset.get("fingerprint", "")),
+        protocol,
+        str(record.protocol.get("headline", protocol)) if result is None else result.condition,
+        str(record.protocol.get("supervision", "")),
+        str(record.protocol.get("mask_fingerprint", "")),
+        record.primary_metric,
+        record.metric_versions.get(record.primary_metric, ""),
+    )
+    return key, result
 
 
 def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
@@ -204,6 +246,7 @@ def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
             # Shown everything, its "patterns" are other samples than the other rows'; see `_oracle_patterns`.
             row.per_pattern, row.counts = {}, counts
     table = Table(key, higher, _pattern_order(rows, scored), counts, rows)
+    _fill_conditions(table, groups)
     _compare_with_references(rows, _rank(table, groups), higher)
     sign = -1.0 if higher else 1.0
     table.rows = sorted(rows, key=lambda row: (row.score is None, sign * (row.score or 0.0), row.name))
@@ -230,13 +273,15 @@ def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> R
     row.missing_seeds = [seed for seed in all_seeds if seed not in row.seeds]
     row.error = next((record.error.splitlines()[0] for record in failed if record.error), "")
     results = [item.result for item in done if item.result is not None]
-    undefined = len(items) - len(done) - len(failed)
+    lost = {name: None for item in items for name in item.lost_conditions}
+    undefined = len(items) - len(done) - len(failed) - sum(bool(item.lost_conditions) for item in items)
     row.metrics = _means([result.metrics for result in results])
     row.score = row.metrics.get(key.metric)
     row.per_pattern = _means(
         [
             {name: scores[key.metric] for name, scores in result.per_pattern.items() if key.metric in scores}
             for result in results
+            if result.kind == "condition"
         ]
     )
     row.counts = dict(results[0].pattern_counts) if results else {}
@@ -270,7 +315,44 @@ def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> R
     row.badges = _badges(row, record, len(failed), "leak" in checks, "warning" in checks)
     if undefined:
         row.badges.append(f"{key.metric} undefined in {undefined}")
+    if lost:
+        row.badges.append(f"incomplete grid, failed: no result under {', '.join(lost)}")
     return row
+
+
+def _fill_conditions(table: Table, groups: Sequence[Sequence[_Scored]]) -> None:
+    """Fills what several test conditions add: their scores, other scores over all of them, the drop over a grid."""
+    metric = table.key.metric
+    for row, items in zip(table.rows, groups, strict=True):
+        done = [item for item in items if item.score(metric) is not None]
+        by_name = [
+            {result.condition: result.metrics.get(metric, math.nan) for result in item.conditions} for item in done
+        ]
+        row.per_condition = _means(by_name)
+        row.beside = _means(
+            [
+                {
+                    result.condition: result.metrics.get(metric, math.nan)
+                    for result in item.record.results
+                    if result.kind != "condition" and result is not item.result
+                }
+                for item in done
+            ]
+        )
+        if not done or not done[0].conditions:
+            continue
+        names = [result.condition for result in done[0].conditions]
+        if not table.conditions:
+            table.conditions, table.beside = names, list(row.beside)
+        if not table.condition_counts and not row.oracle:
+            table.condition_counts = {
+                result.condition: sum(result.pattern_counts.values()) for result in done[0].conditions
+            }
+        # A pool is over patterns, which have no order; a mean alone is over a grid, the least missing first.
+        grid = done[0].result is not None and done[0].result.kind == "mean"
+        if grid and {names[0], names[-1]} <= set(row.per_condition):
+            fall = row.per_condition[names[0]] - row.per_condition[names[-1]]
+            row.drop = fall if table.higher_is_better else -fall
 
 
 def _badges(row: Row, record: RunRecord, failed: int, leak: bool, warning: bool) -> list[str]:
@@ -361,21 +443,21 @@ def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> dict[str, Floats
         done = [item for item in items if item.score(table.key.metric) is not None]
         if not done:
             continue
-        if any(len(item.record.results) > 1 for item in done):
-            table.notes.append(f"{row.name}: predictions are stored for one condition only; not ranked.")
-            continue
         try:
-            tested.append((row, [item.run.predictions() for item in done]))
+            tested.append((row, [item.predictions() for item in done]))
         except HarnessError as error:
             table.notes.append(f"{row.name}: not ranked, its predictions cannot be read ({error})")
     if not tested:
         return {}
+    kinds = {item.result.kind for items in groups for item in items if item.result is not None}
+    how: Aggregate = "mean" if "mean" in kinds else "pool"
     try:
-        draws = bootstrap(metric, [predictions for _, predictions in tested])
+        draws = bootstrap(metric, [predictions for _, predictions in tested], how=how)
     except HarnessError as error:
         table.notes.append(f"Not ranked: {error}")
         return {}
-    _oracle_patterns(metric, tested)
+    if not table.conditions:
+        _oracle_patterns(metric, tested)
     for column, (row, _) in enumerate(tested):
         span = interval(draws[:, column])
         if row.low is None and span is not None:

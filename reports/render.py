@@ -18,6 +18,8 @@ from harness.reports.leaderboard import Leaderboard, Row, Table
 from harness.reports.statistics import Difference
 
 EMPTY = "–"
+#: More test conditions than this are left to the files: a terminal has no room for them.
+_MANY = 12
 #: What holds for every table.
 GUIDE = (
     "A row is one method configuration; its score is the mean over the train seeds that finished.",
@@ -25,6 +27,9 @@ GUIDE = (
     "A rank is one more than the number of rows that are significantly better (paired bootstrap over test samples "
     "and seeds, all pairs, 5 % after Holm); oracles, failed runs and failed leak audits have none.",
     "Gap recovered is (score - floor) / (oracle - floor); the floor is zero_fill.",
+    "With several test conditions rows are ranked by one score over all of them, which the title names: of the pool of "
+    "all conditions' predictions, or the mean over a grid (its area under the curve); every draw takes a test sample "
+    "with its predictions under all conditions. Drop is how much worse the last condition is than the first.",
     "Over floor is the difference to it, with its 95 % interval and p-value from the same paired draws, for this "
     "one comparison (not adjusted).",
     "Seconds are means over seeds; memory, bank sizes and parameters are maxima.",
@@ -104,8 +109,13 @@ def _cost(name: str, scale: float = 1.0) -> Callable[[Row], float | None]:
     return value
 
 
-def _pattern(name: str) -> Callable[[Row], float | None]:
-    return lambda row: row.per_pattern.get(name)
+def _of(values: Callable[[Row], dict[str, float]], name: str) -> Callable[[Row], float | None]:
+    return lambda row: values(row).get(name)
+
+
+def _is_grid(table: Table) -> bool:
+    """Whether the conditions have an order, from the least missing to the most."""
+    return any(row.drop is not None for row in table.rows)
 
 
 def columns(table: Table) -> list[Column]:
@@ -123,7 +133,23 @@ def columns(table: Table) -> list[Column]:
             lambda row: None if row.low is None or row.high is None else (row.low, row.high),
             interval_text,
         ),
-        *(Column(f"pattern:{name}", name, _pattern(name), score_text, score=True) for name in table.patterns),
+        *(Column(name, name, _of(lambda row: row.beside, name), score_text, score=True) for name in table.beside),
+        *([Column("drop", "drop", lambda row: row.drop, score_text)] if _is_grid(table) else []),
+        *(
+            Column(
+                f"condition:{name}",
+                name,
+                _of(lambda row: row.per_condition, name),
+                score_text,
+                wide=len(table.conditions) > _MANY,
+                score=True,
+            )
+            for name in table.conditions
+        ),
+        *(
+            Column(f"pattern:{name}", name, _of(lambda row: row.per_pattern, name), score_text, score=True)
+            for name in table.patterns
+        ),
         Column("gap_recovered", "gap rec.", lambda row: row.gap_recovered, percent_text),
         Column("over_floor", "over floor", lambda row: row.over_floor, difference_text, wide=True),
         Column("trainable_parameters", "params", _cost("trainable_parameters"), count_text),
@@ -157,6 +183,11 @@ def notes(table: Table) -> list[str]:
     data = f"data {table.key.dataset_fingerprint[:12]}, masks {table.key.mask_fingerprint[:12]}"
     direction = "higher is better" if table.higher_is_better else "lower is better"
     samples = f" Test samples per pattern: {counts}." if counts else ""
+    if table.conditions:
+        sizes = sorted(set(table.condition_counts.values()))
+        each = f", {sizes[0]} test samples each" if len(sizes) == 1 else ""
+        listed = "".join(f" {name} {count}," for name, count in table.condition_counts.items()) if not each else ""
+        samples = f" {len(table.conditions)} test conditions{each or (':' + listed.rstrip(',') if listed else '')}."
     metric = f"{table.key.metric} v{table.key.metric_version}" if table.key.metric_version else table.key.metric
     return [f"{metric}, {direction}; {data}.{samples}", *table.notes]
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from harness.predictions import pool_conditions
 from harness.record import AuditResult, ConditionResult, Cost, RunRecord, Status
-from harness.types import Predictions
+from harness.types import Aggregate, Predictions
 
 MODALITIES = ("text", "image")
 
@@ -125,6 +126,35 @@ class FakeRun:
         """The predictions it was made with."""
         assert self.scores is not None
         return self.scores
+
+
+def make_conditions_run(
+    method: str, accuracies: Mapping[str, float], *, how: Aggregate = "pool", count: int = 200, **options: Any
+) -> FakeRun:
+    """A finished run over several test conditions, each with an exact accuracy on the same `count` samples.
+
+    Args:
+        method: Its method.
+        accuracies: Per condition.
+        how: `pool` has the scores `pooled` (first) and `mean_of_patterns`, `mean` only `mean_over_grid`.
+        count: Number of samples.
+        options: Go to `make_record`.
+    """
+    seed = 1000 * options.get("train_seed", 0) + len(method)
+    parts = {name: make_predictions(accuracy, count, seed=seed) for name, accuracy in accuracies.items()}
+    record = make_record(method, next(iter(parts.values())), **options)
+    single = {name: make_record(method, part, protocol=name).results[0] for name, part in parts.items()}
+    mean = {"accuracy": float(np.mean([result.metrics["accuracy"] for result in single.values()]))}
+    names: Mapping[str, Aggregate] = (
+        {"pooled": "pool", "mean_of_patterns": "mean"} if how == "pool" else {"mean_over_grid": "mean"}
+    )
+    # Conditions of one size: the accuracy of the pool is the mean of their accuracies.
+    record.results = [
+        *(ConditionResult(name, dict(mean), {"accuracy": [0.0, 1.0]}, kind=kind) for name, kind in names.items()),
+        *single.values(),
+    ]
+    record.protocol |= {"conditions": list(parts), "headline": next(iter(names))}
+    return FakeRun(record, pool_conditions(parts))
 
 
 def make_run(method: str, accuracy: float, **options: Any) -> FakeRun:
