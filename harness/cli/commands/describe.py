@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,8 @@ examples:
   harness describe method redeem
   harness describe dataset openmoji --json
   harness describe protocol both_0.7
-  harness describe protocol both_0.7 dataset=openmoji mask_seed=1"""
+  harness describe protocol both_0.7 dataset=openmoji mask_seed=1
+  harness describe protocol train:complete,test:patterns dataset=openmoji"""
 
 
 def parser(**options: Any) -> Parser:
@@ -185,6 +186,7 @@ def _describe_protocol(arguments: argparse.Namespace) -> None:
         "family": registry.protocols.name_of(type(protocol)),
         "definition": protocol.describe(),
         "citation": protocol.citation,
+        "ranked_by": next(iter(protocol.aggregates), ""),
     }
     try:
         facts |= _realised(arguments)
@@ -196,11 +198,12 @@ def _describe_protocol(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(facts)
         return
-    shown = ("name", "family", "definition", "citation", "dataset", "mask_seed", "sha256", "no_counts")
+    shown = ("name", "family", "definition", "ranked_by", "citation", "dataset", "mask_seed", "sha256", "no_counts")
     print_facts([(name.replace("_", " "), facts.get(name, "")) for name in shown])
     if "counts" in facts:
         print()
         print_table(*counts_table(facts["counts"]))
+        print_remarks(facts["remarks"])
 
 
 def _realised(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -223,12 +226,20 @@ def _realised(arguments: argparse.Namespace) -> dict[str, Any]:
         "sha256": masks.fingerprint,
         "counts": masks.counts(),
         "missing_rates": masks.missing_rates(),
+        "remarks": list(masks.remarks),
     }
 
 
+def print_remarks(remarks: Sequence[str]) -> None:
+    """Lines below a table of counts: exceptions that a protocol made."""
+    for line in remarks:
+        print(f"  {line}")
+
+
 def counts_table(counts: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[list[object]]]:
-    """Header and rows of a table of samples per split and pattern."""
+    """Header and rows of a table of samples per split, or test condition, and pattern."""
     patterns = list(dict.fromkeys(pattern for split in counts.values() for pattern in split))
+    patterns.sort(key=lambda pattern: pattern == "skipped")
     rows = [
         [split, *(values.get(pattern, 0) for pattern in patterns), sum(values.values())]
         for split, values in counts.items()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.commands.describe import DrawConfig, counts_table
+from harness.cli.commands.describe import DrawConfig, counts_table, print_remarks
 from harness.cli.output import print_facts, print_json, print_table
 from harness.cli.parsing import Parser, add_json_option
 from harness.config import PathsConfig
@@ -23,7 +24,8 @@ actions:
   show     print one:      harness mask show masks/both_0.7
   verify   check one:      harness mask verify masks/both_0.7 dataset=openmoji
 
-A table is two files, NAME.parquet (presence per sample) and NAME.json (definition, counts, sha256).  `verify` checks
+A table is two files, NAME.parquet (presence per sample) and NAME.json (definition, counts, sha256).  A protocol with
+several test conditions has one block of test rows for each, named in the column `condition:`.  `verify` checks
 the sha256, and with dataset=NAME also that the table belongs to that data set and is what its protocol draws there."""
 
 
@@ -69,6 +71,7 @@ def execute(arguments: argparse.Namespace) -> int:
     )
     print()
     print_table(*counts_table(masks.counts()))
+    print_remarks(masks.remarks)
     return EXIT_OK
 
 
@@ -84,7 +87,9 @@ def _build(arguments: argparse.Namespace) -> MaskTable:
     config = configs[0]
     protocol = parse_protocol(config.protocol)
     masks = MaskTable.build(protocol, _load(config), config.mask_seed)
-    path: Path = arguments.output or Path(f"{masks.dataset}-{protocol.name}-mask{config.mask_seed}")
+    # Names such as `train:X,test:Y` hold characters that some file systems refuse.
+    safe = re.sub(r"[^\w.+-]+", "-", protocol.name)
+    path: Path = arguments.output or Path(f"{masks.dataset}-{safe}-mask{config.mask_seed}")
     say(f"wrote {masks.save(path.with_suffix('') if path.suffix in ('.parquet', '.json') else path)}")
     return masks
 
