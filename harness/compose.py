@@ -6,9 +6,11 @@ ConfigStore, and nothing else is loaded.  `compose` returns real dataclass insta
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -35,6 +37,8 @@ GROUPS: Mapping[str, tuple[Registry[PluginConfig], str | None]] = {
 #: Mappings to which a command line may add keys.
 OPEN_KEYS = ("encoders.", "encoder_options.")
 
+_SEEDS = {"mask_seed", "train_seed", "eval_seed"}
+_INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
 _SCHEMA, _PRIMARY = "harness_schema", "harness_run"
 
 
@@ -100,7 +104,7 @@ def compose_as(schema: type[C], overrides: Sequence[str]) -> list[C]:
 
     cells = list(_cells(_parse(overrides)))
     with initialize(config_path=None, version_base="1.3"):
-        return [_compose_cell(cell, schema) for cell in cells]
+        return _compose_cells(cells, schema)
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -214,6 +218,23 @@ def _cells(overrides: Sequence[Override]) -> Iterator[list[tuple[str, str]]]:
         axes.append([(key, text) for text in texts])
     for cell in itertools.product(*axes):
         yield list(cell)
+
+
+def _compose_cells(cells: Sequence[Sequence[tuple[str, str]]], schema: type[C]) -> list[C]:
+    """Composes each cell; one that differs from another in seeds alone is a copy, as composing takes most of a plan."""
+    seeds = _SEEDS & {field.name for field in dataclasses.fields(cast(Any, schema))}
+    known: dict[tuple[tuple[str, str], ...], C] = {}
+    configs = []
+    for cell in cells:
+        plain = {key: int(text) for key, text in cell if key in seeds and _INTEGER.fullmatch(text)}
+        rest = tuple((key, text) for key, text in cell if key not in plain)
+        if rest not in known:
+            known[rest] = _compose_cell(rest, schema)
+        config = copy.deepcopy(known[rest])
+        for key, seed in plain.items():
+            setattr(config, key, seed)
+        configs.append(config)
+    return configs
 
 
 def _compose_cell(cell: Sequence[tuple[str, str]], schema: type[C]) -> C:

@@ -74,6 +74,17 @@ def test_cells_do_not_share_mutable_values() -> None:
     assert second.encoders["text"] == "toy_encoder"
 
 
+def test_cells_that_differ_in_seeds_are_what_each_is_alone() -> None:
+    grid = compose(["method=toy", "method.k=3,4", "train_seed=0,12", "mask_seed=range(0,2)", *TOY])
+    alone = [
+        one("method=toy", f"method.k={k}", f"train_seed={train}", f"mask_seed={mask}")
+        for k in (3, 4)
+        for train in (0, 12)
+        for mask in (0, 1)
+    ]
+    assert grid == alone
+
+
 def test_protocol_names_become_canonical() -> None:
     (config,) = compose(["method=toy", *TOY[:2], "protocol=toy_0.50", *TOY[3:]])
     assert config.protocol == "toy_0.5"
