@@ -16,4 +16,5 @@ BUILTIN = {
     "mmin": "harness.methods.mmin.config:MminConfig",
     "if_mmin": "harness.methods.if_mmin.config:IfMminConfig",
     "knn_impute": "harness.methods.knn_impute.config:KnnImputeConfig",
+    "autoencoder_impute": "harness.methods.autoencoder_impute.config:AutoencoderImputeConfig",
 }

@@ -1,0 +1,1 @@
+"""Imputation of missing modalities by a denoising autoencoder."""
