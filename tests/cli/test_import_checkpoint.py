@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness import registry
 from harness.cli import main
 from harness.cli.commands.import_checkpoint import build, match, official_name, read_state
 from harness.compose import compose
+from harness.config import MethodConfig
 from harness.errors import DataError
 from harness.methods.redeem.config import RedeemConfig
+from harness.testing.data import tiny_observed
+from harness.testing.methods import contract_for
 from harness.trainer import restore_state, trainable_state
 
 Capture = pytest.CaptureFixture[str]
@@ -31,6 +36,13 @@ MAPS = [
     for ours, theirs in RedeemConfig.official_names.items()
     if ours.startswith("generators")
 ]
+
+
+def table_of(name: str) -> Mapping[str, str]:
+    """`official_names` of a method."""
+    config = registry.methods.get(name)
+    assert issubclass(config, MethodConfig)
+    return config.official_names
 
 
 def redeem(seed: int) -> dict[str, Tensor]:
@@ -109,6 +121,19 @@ def test_frozen_tensors_are_left_to_the_backbone() -> None:
         ("frozen", "layernorm.weight"),
         ("loaded", "classifier.0.weight"),
     ]
+
+
+@pytest.mark.parametrize("name", [name for name in registry.methods.names() if table_of(name)])
+def test_tables_of_names_are_of_tensors_that_exist(name: str) -> None:
+    contract = contract_for(name)()
+    known: set[str] = set()
+    for preset in contract.plugin.presets:
+        config = contract.config(tiny_observed(), preset)
+        data = tiny_observed(supervision="complete" if config.needs_complete_supervision() else "observed")
+        known |= set(contract.build(data, config=config).state_dict())
+    # Tensors of ViLT have no place in the small backbone of the contract tests.
+    prefixes = [prefix for prefix in table_of(name) if not prefix.startswith("backbone.vilt.")]
+    assert [prefix for prefix in prefixes if not any(f"{tensor}.".startswith(f"{prefix}.") for tensor in known)] == []
 
 
 def test_the_longest_prefix_of_whole_parts_decides() -> None:
