@@ -1,9 +1,11 @@
 """Reference figures of a data card: logistic regression on frozen pooled features, nothing missing.
 
     python benchmarks/reference_probes.py openmoji [openmoji_subgroup cdda text=name …]
+    python benchmarks/reference_probes.py av_digits tuxpaint_stamps encoders.audio=speech_embedding
 
-`OPTION=VALUE` sets an option of the data set named before it.  C is chosen on `valid`, the score is on `test`; the
-interval is a 95 % bootstrap over near-duplicate groups, so that variants of one item do not count as independent.
+`OPTION=VALUE` sets an option of the data set named before it, `encoders.KIND=NAME` its encoder of that kind.  C is
+chosen on `valid`, the score is on `test`; the interval is a 95 % bootstrap over near-duplicate groups, so that variants
+of one item do not count as independent.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ RESAMPLES = 2000
 Matrix = npt.NDArray[np.float64]
 
 
-def blocks(table: DataTable, store: FeatureStore) -> dict[str, Matrix]:
+def blocks(table: DataTable, store: FeatureStore, encoders: dict[str, str]) -> dict[str, Matrix]:
     """Pooled features per modality: centred on train, scaled to mean square norm 1."""
     train = table.splits["train"]
     result = {}
     for modality in table.spec.modalities:
-        name = default_encoders()[modality.kind]
+        name = encoders[modality.kind]
         config = registry.encoders.get(name)()
         pooled = store.get(table, modality, name, config).pooled.astype(np.float64)  # type: ignore[arg-type]
         pooled = pooled - pooled[train].mean(axis=0)
@@ -72,15 +74,25 @@ def report(name: str, options: dict[str, str], folders: Folders) -> None:
     """Prints one Markdown table."""
     from sklearn.metrics import f1_score
 
-    table = registry.datasets.get(name)(**options).load(folders.data, folders.cache)  # type: ignore[attr-defined]
+    encoders = default_encoders()
+    values: dict[str, Any] = {}
+    plugin = registry.datasets.get(name)
+    for key, value in options.items():
+        if key.startswith("encoders."):
+            encoders[key.removeprefix("encoders.")] = value
+        else:
+            values[key] = type(getattr(plugin(), key))(value)
+    table = plugin(**values).load(folders.data, folders.cache)  # type: ignore[attr-defined]
     train, test = table.splits["train"], table.splits["test"]
     truth = table.labels[test]
-    parts = blocks(table, FeatureStore(folders.cache / "features"))
+    parts = blocks(table, FeatureStore(folders.cache / "features"), encoders)
     names = list(parts)
     predictions = {"majority": np.full(len(test), np.bincount(table.labels[train]).argmax())}
     predictions |= {modality: probe(parts[modality], table) for modality in names}
     predictions["all"] = probe(np.concatenate([parts[modality] for modality in names], axis=1), table)
-    print(f"\n{table.spec.name}: {len(table.ids)} samples, {table.spec.task.num_outputs} classes, test {len(test)}\n")
+    used = ", ".join(f"{part.name}: {encoders[part.kind]}" for part in table.spec.modalities)
+    size = f"{len(table.ids)} samples, {table.spec.task.num_outputs} classes, test {len(test)}"
+    print(f"\n{table.spec.name} ({used}): {size}\n")
     print("| features | accuracy | 95 % interval | macro F1 |\n|---|---|---|---|")
     groups = table.groups[test] if table.groups is not None else np.arange(len(test))
     for row, predicted in predictions.items():

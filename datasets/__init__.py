@@ -4,6 +4,8 @@ BUILTIN = {
     "openmoji": "harness.datasets.openmoji:OpenMojiConfig",
     "openmoji_subgroup": "harness.datasets.openmoji:OpenMojiSubgroupConfig",
     "cdda": "harness.datasets.cdda:CddaConfig",
+    "av_digits": "harness.datasets.av_digits:AvDigitsConfig",
+    "mfeat": "harness.datasets.mfeat:MfeatConfig",
     "synthetic": "harness.datasets.synthetic:SyntheticConfig",
     "folder": "harness.datasets.folder:FolderConfig",
 }

@@ -170,6 +170,7 @@ def default_encoders() -> dict[str, str]:
     return {
         "text": "minilm",
         "image": "efficientnet_lite0",
+        "audio": "log_mel",
         "features": "identity",
         "tabular": "identity",
     }

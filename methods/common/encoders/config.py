@@ -96,3 +96,53 @@ class ClipConfig(EncoderConfig):
         """Checks choices and ranges; raises `UsageError`."""
         check_choice("encoder clip_vit_l14_336", "text_feature", self.text_feature, ("library", "bag_of_words"))
         check_range("encoder clip_vit_l14_336", "grid", self.grid, 1)
+
+
+@dataclass
+class LogMelConfig(EncoderConfig):
+    """Log-mel spectrogram of a 16 kHz clip and its statistics; no weights.
+
+    Attributes:
+        bands: Mel bands between 60 and 7,600 Hz.
+        max_tokens: Most tokens of a clip; frames of 10 ms are averaged to this many.
+    """
+
+    bands: int = 40
+    max_tokens: int = 32
+
+    target: ClassVar[str] = "harness.methods.common.encoders.log_mel:LogMelEncoder"
+    summary: ClassVar[str] = "log-mel frames and their statistics, no weights"
+    citation: ClassVar[str] = (
+        "Davis and Mermelstein, Comparison of parametric representations for monosyllabic word recognition, "
+        "IEEE TASSP 28(4), 1980"
+    )
+    kinds: ClassVar[tuple[str, ...]] = ("audio",)
+    card: ClassVar[str] = "cards/log_mel.md"
+
+    def validate(self) -> None:
+        """Checks ranges; raises `UsageError`."""
+        check_range("encoder log_mel", "bands", self.bands, 8, 64)
+        check_range("encoder log_mel", "max_tokens", self.max_tokens, 1)
+
+
+@dataclass
+class SpeechEmbeddingConfig(EncoderConfig):
+    """Google's speech embedding: 96-d per 80 ms of a 16 kHz clip, with mean and standard deviation as pooled vector.
+
+    Attributes:
+        max_tokens: Most tokens of a clip; embeddings are averaged to this many.
+    """
+
+    max_tokens: int = 32
+
+    target: ClassVar[str] = "harness.methods.common.encoders.speech_embedding:SpeechEmbeddingEncoder"
+    summary: ClassVar[str] = "Google speech embedding (96-d per 80 ms), networks from pyopen-wakeword"
+    citation: ClassVar[str] = (
+        "Lin et al., Training keyword spotters with limited and synthesized speech data, ICASSP 2020"
+    )
+    kinds: ClassVar[tuple[str, ...]] = ("audio",)
+    card: ClassVar[str] = "cards/speech_embedding.md"
+
+    def validate(self) -> None:
+        """Checks ranges; raises `UsageError`."""
+        check_range("encoder speech_embedding", "max_tokens", self.max_tokens, 1)
