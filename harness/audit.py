@@ -214,7 +214,7 @@ def _check_non_interference(
         same &= np.array_equal(predict(method, plain), predict(method, poison))
         hidden += int((~probe.present).sum())
         samples += len(probe)
-    where = f"{samples} test samples" + (f" under {len(chosen)} conditions" if len(tests) > 1 else "")
+    where = f"{samples} test samples" + (f" under {len(chosen)} of {len(tests)} conditions" if len(tests) > 1 else "")
     detail = f"{hidden} hidden values of {where} poisoned; logits " + (
         "bit-identical" if same else "CHANGED: the method sees hidden values"
     )

@@ -14,7 +14,7 @@ from harness import registry
 from harness.config import MetricConfig
 from harness.dataset import DatasetConfig
 from harness.errors import HarnessError
-from harness.protocol import Protocol, hash_order
+from harness.protocol import Condition, Protocol, hash_order
 from harness.registry import Registry
 from harness.testing.datasets import DatasetContract
 from harness.testing.metrics import MetricContract
@@ -205,6 +205,25 @@ def test_faulty_protocols(fault: str, check: str, tmp_path: Path) -> None:
     failed = run(Contract(), tmp_path)
     assert natural in failed
     assert check in failed if check else failed == {natural}
+
+
+@pytest.mark.parametrize("fault", ["names", "scores", "shape"])
+def test_faulty_conditions(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def conditions(self: Faulty, spec: Any) -> list[Condition]:
+        columns = 3 if fault == "shape" else 2
+        names = ("a", "a" if fault == "names" else "b")
+        return [
+            Condition(name, lambda table, seed: np.zeros((len(table.splits["test"]), columns), bool)) for name in names
+        ]
+
+    monkeypatch.setattr(Faulty, "conditions", conditions)
+    monkeypatch.setattr(Faulty, "aggregates", {} if fault == "scores" else {"all": "mean"})
+
+    class Contract(ProtocolContract):
+        protocol = "faulty-none"
+
+    failed = run(Contract(), tmp_path)
+    assert ("test_shape_and_type" if fault == "shape" else "test_conditions_have_names_and_one_score") in failed
 
 
 def test_a_changed_draw_is_found(tmp_path: Path) -> None:

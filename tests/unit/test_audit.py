@@ -105,6 +105,40 @@ def test_peeking_at_hidden_values_is_caught(data: TinyData) -> None:
     assert "sees hidden values" in result.detail
 
 
+def test_peeking_is_caught_under_a_condition_that_hides(data: TinyData) -> None:
+    everything = with_presence(data.test, data.features, np.ones_like(data.test.present))
+    method = Peeking(data)
+    trainer = Trainer(TrainerConfig(eval_batch_size=16), device="cpu")
+
+    def predict(of: Method, view: ObservedDataset) -> Any:
+        method.view = view
+        return trainer.predict(of, view)
+
+    for conditions, passes in (
+        ({"complete": everything, "hiding": data.test}, False),
+        ({"complete": everything, "again": everything}, True),
+    ):
+        of = audit.Views(data.train, data.valid, conditions)
+        for leaks in (True, False):
+            method.__class__ = Peeking if leaks else Honest
+            results = audit.audit_after(method, of, data.features, FitResult(), "observed", ("task",), predict)
+            found = next(result for result in results if result.name == "non_interference")
+            assert found.passed is (passes or not leaks)
+            assert "under 1 of 2 conditions" in found.detail
+
+
+def test_self_retrieval_is_caught_under_any_condition(data: TinyData) -> None:
+    method = Honest(data)
+    method.memory = {"memory": MemoryBank.build(data.train, data.test, exclude="row_number")}
+    of = audit.Views(data.train, data.valid, {"one": data.test, "two": data.test})
+    predict = Trainer(TrainerConfig(eval_batch_size=16), device="cpu").predict
+    results = audit.audit_after(method, of, data.features, FitResult(), "observed", ("task",), predict)
+    found = {result.name: result for result in results}
+    assert "test:one queries find themselves" in found["self_retrieval:memory"].detail
+    assert "test:two queries find themselves" in found["self_retrieval:memory"].detail
+    assert "not training samples (test:one)" in found["bank:memory"].detail
+
+
 def test_selection_on_test_is_caught(data: TinyData) -> None:
     fit = FitResult(history=[{"loss/task": 0.4}], selection_looks={"test": 20})
     assert not run_after(Honest(data), data, fit)["selection_split"].passed

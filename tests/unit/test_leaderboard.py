@@ -8,7 +8,7 @@ import pytest
 from harness.errors import DataError
 from harness.record import AuditResult
 from harness.reports.leaderboard import Leaderboard, Row, Table
-from harness.testing.records import FakeRun, make_predictions, make_record, make_run
+from harness.testing.records import FakeRun, make_conditions_run, make_predictions, make_record, make_run
 from harness.types import Predictions
 
 
@@ -244,6 +244,101 @@ def test_lower_is_better() -> None:
         record.results[0].metrics["log_loss"] = float(loss)
     table = only_table(runs)
     assert [(row.name, row.rank) for row in table.rows] == [("good", 1), ("bad", 2)]
+
+
+GRID = {"both_0": 0.9, "both_0.5": 0.8, "both_1": 0.4}
+
+
+def test_patterns_are_ranked_by_the_pool() -> None:
+    runs = [
+        make_conditions_run(name, {"text": value, "image": value + 0.1}, protocol="patterns", train_seed=seed)
+        for name, value in (("good", 0.8), ("poor", 0.5))
+        for seed in range(3)
+    ]
+    table = only_table(runs)
+    assert table.key.condition == "pooled"
+    assert "patterns, ranked by pooled" in table.title
+    assert (table.conditions, table.beside) == (["text", "image"], ["mean_of_patterns"])
+    assert table.condition_counts == {"text": 200, "image": 200}
+    good, poor = table.rows
+    assert (good.name, good.rank, poor.rank) == ("good", 1, 2)
+    assert good.score == pytest.approx(0.85)
+    assert good.per_condition == pytest.approx({"text": 0.8, "image": 0.9})
+    assert good.beside == pytest.approx({"mean_of_patterns": 0.85})
+    assert good.drop is None, "patterns have no order"
+    assert good.per_pattern == {}
+    assert good.low is not None
+    assert good.high is not None
+    assert good.low < 0.85 < good.high
+    assert table.notes == []
+
+
+def test_grids_are_ranked_by_their_mean_beside_the_drop() -> None:
+    steep = make_conditions_run("steep", GRID, how="mean")
+    flat = make_conditions_run("flat", dict.fromkeys(GRID, 0.75), how="mean")
+    oracle = make_conditions_run("complete", dict.fromkeys(GRID, 0.95), how="mean", oracle=True)
+    floor = make_conditions_run("zero_fill", dict.fromkeys(GRID, 0.55), how="mean", reference="floor")
+    table = only_table([steep, flat, oracle, floor])
+    assert table.key.condition == "mean_over_grid"
+    assert [(row.name, row.rank) for row in table.rows] == [
+        ("complete", None),
+        ("flat", 1),
+        ("steep", 1),
+        ("zero_fill", 3),
+    ]
+    assert row_of(table, "steep").drop == pytest.approx(0.5)
+    assert row_of(table, "flat").drop == pytest.approx(0.0)
+    assert row_of(table, "steep").score == pytest.approx(0.7)
+    assert row_of(table, "steep").gap_recovered == pytest.approx((0.7 - 0.55) / (0.95 - 0.55))
+    assert row_of(table, "complete").per_condition == pytest.approx(dict.fromkeys(GRID, 0.95))
+    over = row_of(table, "flat").over_floor
+    assert over is not None
+    assert over.value == pytest.approx(0.2)
+
+
+def test_a_drop_is_a_loss_whatever_the_direction() -> None:
+    run = make_conditions_run("redeem", GRID, how="mean")
+    run.record.higher_is_better = False
+    assert only_table([run]).rows[0].drop == pytest.approx(-0.5)
+
+
+def test_an_incomplete_grid_is_never_averaged() -> None:
+    whole = [make_conditions_run("redeem", GRID, how="mean", train_seed=seed) for seed in range(2)]
+    other = make_conditions_run("map", GRID, how="mean")
+    for run in (whole[1], other):
+        del run.record.results[2]
+    table = only_table([*whole, other])
+    redeem, lost = row_of(table, "redeem"), row_of(table, "map")
+    assert (redeem.seeds, redeem.missing_seeds) == ([0], [1])
+    assert redeem.score == pytest.approx(0.7)
+    assert "incomplete grid, failed: no result under both_0.5" in redeem.badges
+    assert (lost.score, lost.rank, lost.per_condition, lost.drop) == (None, None, {}, None)
+    assert "incomplete grid, failed: no result under both_0.5" in lost.badges
+    assert table.rows[-1] is lost
+
+
+def test_predictions_must_be_about_the_conditions_of_the_record() -> None:
+    run = make_conditions_run("redeem", GRID, how="mean")
+    stale = replace(run, scores=make_conditions_run("redeem", {"both_0": 0.9, "both_1": 0.4}, how="mean").scores)
+    table = only_table([stale])
+    assert table.rows[0].rank is None
+    assert "not about the test conditions of its record" in table.notes[0]
+
+
+def test_a_failed_run_stands_in_the_table_of_its_conditions() -> None:
+    failed = FakeRun(make_record("broken", status="failed", protocol="patterns"))
+    failed.record.protocol |= {"conditions": ["text", "image"], "headline": "pooled"}
+    table = only_table([make_conditions_run("redeem", {"text": 0.8, "image": 0.9}, protocol="patterns"), failed])
+    assert [row.name for row in table.rows] == ["redeem", "broken"]
+
+
+def test_an_undefined_condition_has_no_mean() -> None:
+    run = make_conditions_run("redeem", GRID, how="mean")
+    run.record.results[0].metrics["accuracy"] = float("nan")
+    run.record.results[2].metrics["accuracy"] = float("nan")
+    (row,) = only_table([run]).rows
+    assert row.score is None
+    assert row.badges == ["accuracy undefined in 1"]
 
 
 def test_reports_leave_torch_alone() -> None:

@@ -11,7 +11,7 @@ from harness.errors import UnknownNameError
 from harness.reports.build import build_report, comparison_table
 from harness.reports.leaderboard import Leaderboard
 from harness.reports.render import RENDERERS, count_text, formats, to_csv, to_html, to_json, to_latex, to_markdown
-from harness.testing.records import FakeRun, make_record, make_run
+from harness.testing.records import FakeRun, make_conditions_run, make_record, make_run
 
 HOSTILE = "<script>alert('x')</script>|`_%&$\\"
 
@@ -102,6 +102,45 @@ def test_all_formats_carry_the_same_numbers(board: Leaderboard) -> None:
         if value is not None
     ]
     assert sorted(found) == expected
+
+
+@pytest.fixture(scope="module")
+def grids() -> Leaderboard:
+    grid = {"both_0": 0.9, "both_0.5": 0.8125, "both_1": 0.45}
+    runs = [make_conditions_run("redeem", grid, how="mean", count=160, protocol="grid")]
+    runs += [make_conditions_run("map", {"text": 0.55, "image": 0.65}, count=160, protocol="patterns")]
+    return Leaderboard.build(runs)
+
+
+def test_conditions_in_all_formats(grids: Leaderboard) -> None:
+    rows = [row for table in grids.tables for row in table.rows]
+    values = [
+        value
+        for row in rows
+        for value in (row.score, row.low, row.high, row.drop, *row.per_condition.values(), *row.beside.values())
+    ]
+    expected = sorted(round(value, 4) for value in values if value is not None)
+    assert len(expected) == 13
+    for text in (to_latex(grids), comparison_table_of(grids), to_markdown(grids)):
+        assert sorted(numbers(text)) == expected
+    page = parse(to_html(grids))
+    assert sorted(number for row in page.rows if len(row) > 5 for number in numbers(" ".join(row))) == expected
+    by_method = {line["method"]: line for line in csv.DictReader(io.StringIO(to_csv(grids)))}
+    assert float(by_method["redeem"]["condition:both_0.5"]) == pytest.approx(0.8125)
+    assert float(by_method["redeem"]["drop"]) == pytest.approx(0.45)
+    assert float(by_method["map"]["mean_of_patterns"]) == pytest.approx(0.6)
+    assert by_method["map"]["condition"] == "pooled"
+    assert by_method["map"]["drop"] == ""
+    text = to_markdown(grids)
+    assert "ranked by mean\\_over\\_grid" in text
+    assert "3 test conditions, 160 test samples each." in text
+
+
+def test_many_conditions_do_not_fit_a_terminal() -> None:
+    conditions = {f"p{number}": 0.5 + number / 100 for number in range(15)}
+    board = Leaderboard.build([make_conditions_run("redeem", conditions)])
+    assert "p14" not in comparison_table_of(board)
+    assert "p14" in to_markdown(board)
 
 
 def comparison_table_of(board: Leaderboard) -> str:

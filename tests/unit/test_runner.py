@@ -15,6 +15,7 @@ import pytest
 
 from harness.compose import compose
 from harness.errors import UsageError
+from harness.predictions import split_conditions
 from harness.record import RunRecord
 from harness.runner import Outcome, run_cells
 
@@ -75,6 +76,67 @@ def test_an_oracle_is_shown_everything_and_says_so(home: Path) -> None:
     assert record.oracle
     assert record.protocol["mask_fingerprint"] != record.protocol["shown_fingerprint"]
     assert len(record.results[0].pattern_counts) == 1
+
+
+def test_several_conditions_of_one_training(home: Path) -> None:
+    outcome = run(home, "method=redeem", "protocol=patterns")[0]
+    record = outcome.record
+    assert record.status == "finished", record.error
+    assert all(check.passed for check in record.audits), record.audits
+    assert [(result.condition, result.kind) for result in record.results] == [
+        ("pooled", "pool"),
+        ("mean_of_patterns", "mean"),
+        ("a", "condition"),
+        ("b", "condition"),
+        ("a+b", "condition"),
+    ]
+    assert record.protocol["conditions"] == ["a", "b", "a+b"]
+    assert record.protocol["headline"] == "pooled"
+    pooled, mean, *each = record.results
+    metric = record.primary_metric
+    assert mean.metrics[metric] == pytest.approx(np.mean([result.metrics[metric] for result in each]))
+    assert pooled.pattern_counts == {result.condition: sum(result.pattern_counts.values()) for result in each}
+    for result in record.results:
+        low, high = result.intervals[metric]
+        assert low <= result.metrics[metric] <= high
+    assert len(record.history) == record.cost.epochs == 2
+    predictions = split_conditions(outcome.predictions())
+    assert list(predictions) == ["a", "b", "a+b"]
+    assert all((part.present == part.present[0]).all() for part in predictions.values())
+    again = run(home, "method=redeem", "protocol=patterns")[0]
+    assert again.skipped
+    assert again.record == record
+    assert np.array_equal(again.predictions().logits, outcome.predictions().logits)
+    assert again.predictions().condition == outcome.predictions().condition
+
+
+def test_a_condition_scores_as_it_does_alone(home: Path) -> None:
+    alone = run(home, "method=redeem", "protocol=train:both_0.7,test:any_0.5")[0]
+    grid = run(home, "method=redeem", "protocol=train:both_0.7,test:any_0..1:0.5")[0]
+    part = split_conditions(grid.predictions())["any_0.5"]
+    assert np.array_equal(part.logits, alone.predictions().logits)
+    single = alone.record.results
+    assert [result.condition for result in single] == ["train:both_0.7,test:any_0.5"]
+    there = next(result for result in grid.record.results if result.condition == "any_0.5")
+    assert (there.metrics, there.intervals, there.per_pattern) == (
+        single[0].metrics, single[0].intervals, single[0].per_pattern,
+    )  # fmt: skip
+    assert [result.kind for result in grid.record.results] == ["mean", "condition", "condition", "condition"]
+    assert grid.record.results[0].condition == "mean_over_grid"
+
+
+def test_an_oracle_is_shown_everything_under_every_condition(home: Path) -> None:
+    outcome = run(home, "method=complete", "protocol=patterns")[0]
+    assert outcome.predictions().present.all()
+    parts = list(split_conditions(outcome.predictions()).values())
+    assert all(np.array_equal(part.logits, parts[0].logits) for part in parts)
+    scores = [result.metrics["accuracy"] for result in outcome.record.results]
+    assert scores == pytest.approx([scores[0]] * 5)
+
+
+def test_selection_on_test_needs_one_condition(home: Path) -> None:
+    with pytest.raises(UsageError, match="'patterns' has 3 test conditions, choose a protocol with one"):
+        run(home, "method=zero_fill", "protocol=patterns", "trainer.select_split=test")
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(home: Path) -> None:
