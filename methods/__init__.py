@@ -17,4 +17,5 @@ BUILTIN = {
     "if_mmin": "harness.methods.if_mmin.config:IfMminConfig",
     "knn_impute": "harness.methods.knn_impute.config:KnnImputeConfig",
     "autoencoder_impute": "harness.methods.autoencoder_impute.config:AutoencoderImputeConfig",
+    "shaspec": "harness.methods.shaspec.config:ShaSpecConfig",
 }

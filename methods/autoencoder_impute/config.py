@@ -30,6 +30,7 @@ class AutoencoderImputeConfig(MethodConfig):
     citation: ClassVar[str] = (
         "Tran, Liu, Zhou and Jin, Missing Modalities Imputation via Cascaded Residual Autoencoder, CVPR 2017"
     )
+    uses_backbone: ClassVar[bool] = False
 
     def loss_terms(self) -> tuple[str, ...]:
         """Task loss in both stages, reconstruction in the first."""

@@ -12,7 +12,7 @@ from harness.method import Method, MethodContext, Stage
 from harness.methods.autoencoder_impute.config import AutoencoderImputeConfig
 from harness.methods.common.cra import CascadedResidualAutoencoder
 from harness.methods.common.fc_classifier import FcClassifier
-from harness.methods.common.moments import observed_moments
+from harness.methods.common.moments import fit_standardizers, standardizers
 from harness.methods.common.simulation import draw_patterns
 from harness.methods.common.tokens import scatter_rows
 from harness.types import Batch, StepOutput
@@ -31,13 +31,10 @@ class AutoencoderImpute(Method):
     Attributes:
         autoencoder: Reads and writes standardised features of all modalities, zero where missing.
         classifier: Reads them completed.
-        mean: `[P]`, P the sum of the pooled widths; of the observed training values.
-        std: `[P]`; 1 for a constant dimension.
+        scalers: Per modality, standardise pooled features.
     """
 
     config: AutoencoderImputeConfig
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, config: AutoencoderImputeConfig, context: MethodContext) -> None:
         super().__init__(config, context)
@@ -47,8 +44,7 @@ class AutoencoderImpute(Method):
         self.classifier = FcClassifier(
             total, self.task.num_outputs, hidden=(config.width, config.width), dropout=config.dropout
         )
-        self.register_buffer("mean", torch.zeros(total))
-        self.register_buffer("std", torch.ones(total))
+        self.scalers = standardizers(context.features, "pooled")
 
     def stages(self) -> Sequence[Stage]:
         """The autoencoder, with a classifier that watches it; then the classifier alone."""
@@ -56,10 +52,7 @@ class AutoencoderImpute(Method):
 
     def prepare(self, train: ObservedDataset) -> None:
         """Measures the observed training values."""
-        moments = [observed_moments(train, name, "pooled") for name in self.modalities]
-        self.mean.copy_(torch.cat([mean for mean, _ in moments]))
-        std = torch.cat([std for _, std in moments])
-        self.std.copy_(torch.where(std > 0, std, 1.0))
+        fit_standardizers(self.scalers, train)
 
     def trained(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Everything, then the classifier only."""
@@ -102,11 +95,9 @@ class AutoencoderImpute(Method):
     def _features(self, batch: Batch) -> Tensor:
         """Standardised features `[B, P]`, zero, which is the training mean, where a modality is missing."""
         parts = []
-        for name, mean, std in zip(
-            self.modalities, self.mean.split(self._widths), self.std.split(self._widths), strict=True
-        ):
+        for name, scaler in self.scalers.items():
             part = batch.inputs[name]
-            parts.append(scatter_rows((part.pooled.float() - mean) / std, part.rows, len(batch)))
+            parts.append(scatter_rows(scaler(part.pooled), part.rows, len(batch)))
         return torch.cat(parts, dim=1)
 
     def _spread(self, present: Tensor) -> Tensor:

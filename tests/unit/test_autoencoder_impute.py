@@ -11,7 +11,7 @@ import torch
 from harness.errors import UsageError
 from harness.methods.autoencoder_impute.config import AutoencoderImputeConfig
 from harness.methods.autoencoder_impute.model import CLASSIFY, IMPUTE, AutoencoderImpute
-from harness.methods.common.moments import observed_moments
+from harness.methods.common.moments import Standardizer, observed_moments
 from harness.methods.common.simulation import draw_patterns
 from harness.testing.data import TinyData, one_pattern, tiny_observed
 from harness.testing.methods import contract_for, training, whole
@@ -51,7 +51,9 @@ def test_moments_of_constants_and_of_nothing() -> None:
     empty = one_pattern(data.train, data.features, (True, False))
     assert all(not part.any() for part in observed_moments(empty, "image", "tokens"))
     # A constant is left where it is instead of being blown up.
-    assert build(data).std[2] == 1
+    scaler = build(data).scalers["text"]
+    assert isinstance(scaler, Standardizer)
+    assert scaler.std[2] == 1
 
 
 # -- parts -------------------------------------------------------------------------------------------------------
@@ -77,9 +79,11 @@ def test_known_features_stay_and_missing_ones_are_the_autoencoders() -> None:
         width = data.features[name].spec.pooled_dim
         piece = slice(start, start + width)
         there = batch.present[:, column]
+        scaler = method.scalers[name]
+        assert isinstance(scaler, Standardizer)
         raw = torch.from_numpy(data.features[name].pooled[data.test.rows])[there]
         assert not features[~there, piece].any()
-        torch.testing.assert_close(filled[there, piece] * method.std[piece] + method.mean[piece], raw)
+        torch.testing.assert_close(filled[there, piece] * scaler.std + scaler.mean, raw)
         torch.testing.assert_close(filled[~there, piece], restored[~there, piece])
         start += width
 
