@@ -233,6 +233,31 @@ def test_describe_protocol_counts_on_the_default_data_set(monkeypatch: pytest.Mo
     assert "sound" in fails(capsys, 2, "describe", "protocol", "sound_0.5", "dataset=toy_data")
 
 
+def test_describe_protocol_counts_every_condition(capsys: Capture) -> None:
+    name = "train:shared_0.9,test:any_0..1:0.5"
+    facts = reads(capsys, *PLUGIN, "describe", "protocol", name, "dataset=toy_data")
+    assert (facts["name"], facts["family"], facts["ranked_by"]) == (name, "train_test", "mean_over_grid")
+    assert list(facts["counts"]) == ["train", "valid", "test:any_0", "test:any_0.5", "test:any_1"]
+    assert facts["remarks"][0].startswith("shared_0.9: train: ")
+    assert main([*PLUGIN, "describe", "protocol", name, "dataset=toy_data"]) == 0
+    text = capsys.readouterr().out
+    assert "test:any_0.5" in text
+    assert facts["remarks"][0] in text
+
+
+def test_mask_tables_of_several_conditions(tmp_path: Path, capsys: Capture) -> None:
+    built = reads(capsys, *PLUGIN, "mask", "build", "dataset=toy_data", "protocol=train:both_0.5,test:patterns")
+    file = "toy_data-train-both_0.5-test-patterns-mask0"
+    assert (tmp_path / f"{file}.parquet").is_file()
+    assert reads(capsys, "mask", "show", f"{file}.json") == built
+    assert built["protocol"] == "train:both_0.5,test:patterns"
+    assert [part for part in built["counts"] if part.startswith("test")] == [
+        f"test:{name}" for name in built["conditions"]
+    ]
+    assert main([*PLUGIN, "mask", "verify", file, "dataset=toy_data"]) == 0
+    assert "is what train:both_0.5,test:patterns draws" in capsys.readouterr().err
+
+
 def test_dry_run_prints_the_grid_and_starts_nothing(capsys: Capture, home: Path) -> None:
     assert main(["run", *PLUGIN, "method=toy", "--dry-run", "train_seed=0,1", *TOY]) == 0
     captured = capsys.readouterr()
@@ -366,6 +391,7 @@ LIGHT = [
     ["run", "method=majority", "protocol=both_0.7", "--dry-run"],
     ["describe", "method", "redeem"],
     ["describe", "protocol", "both_0.7", "dataset=synthetic"],
+    ["describe", "protocol", "train:shared_0.5,test:patterns", "dataset=synthetic"],
     ["report"],
 ]
 

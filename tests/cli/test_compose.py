@@ -55,6 +55,22 @@ def test_comma_lists_make_a_grid_with_the_last_axis_fastest() -> None:
     assert names == [("toy", 0), ("toy", 1), ("plain", 0), ("plain", 1)]
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("train:complete,test:toy_0.5", ["train:complete,test:toy_0.5"]),
+        ("'train:complete,test:toy_0.5'", ["train:complete,test:toy_0.5"]),
+        ("test:toy_0..1", ["train:complete,test:toy_0..1:0.1"]),
+        (
+            "complete,train:toy_0.5,test:toy_0..1:0.5,test:complete,patterns",
+            ["complete", "train:toy_0.5,test:toy_0..1:0.5", "train:complete,test:complete", "patterns"],
+        ),
+    ],
+)
+def test_commas_of_protocol_names(text: str, names: list[str]) -> None:
+    assert [config.protocol for config in compose(["method=toy", f"protocol={text}", "dataset=toy_data"])] == names
+
+
 def test_commas_in_brackets_and_quotes_are_values() -> None:
     config = one("method=toy", "method.widths=[1,2,3]", "method.kind='a,b'")
     assert config.method.widths == [1, 2, 3]

@@ -240,6 +240,20 @@ def test_first_use_by_four_processes_at_once(tmp_path: Path) -> None:
     assert {run.experiment_id for run in runs} == {"1"}
 
 
+def test_filters_know_the_comma_of_protocol_names(uri: str, folders: Folders) -> None:
+    tracker = Tracker(uri, "e", folders)
+    names = ["train:complete,test:both_0.7", "both_0.7", "complete"]
+    for name in names:
+        tracker.log(record_of(protocol=name), {})
+
+    def found(text: str) -> list[str]:
+        return sorted(run.record.protocol["name"] for run in load_runs(uri, filters={"protocol": text}))
+
+    assert found("train:complete,test:both_0.7") == [names[0]]
+    assert found("train:complete, test:both_0.7,complete") == ["complete", names[0]]
+    assert found("both_0.7") == ["both_0.7"]
+
+
 def test_mlflow_is_silent(uri: str, folders: Folders) -> None:
     record = record_of()
     record.save(folders.home / "record.json")
