@@ -78,7 +78,8 @@ class MaskTable:
         """
         tests = protocol.conditions(table.spec)
         names = [condition.name for condition in tests]
-        if not names or len(set(names)) < len(names) or (len(names) > 1 and not protocol.aggregates):
+        clash = len({*names, *protocol.aggregates}) < len(names) + len(protocol.aggregates)
+        if not names or clash or (len(names) > 1 and not protocol.aggregates):
             raise UsageError(
                 f"protocol {protocol.name!r} has test conditions {names} and scores {list(protocol.aggregates)} over "
                 "them; names must be unique, and several conditions need a score over all; mend the protocol."

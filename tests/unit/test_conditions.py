@@ -197,6 +197,7 @@ class Careless(Protocol):
     ("protocol", "message"),
     [
         (Careless(("a", "a")), r"test conditions \['a', 'a'\].*must be unique"),
+        (Careless(("a", "all")), r"test conditions \['a', 'all'\] and scores \['all'\].*must be unique"),
         (Careless(scored=False), "several conditions need a score over all"),
         (Careless(()), r"test conditions \[\]"),
         (Careless(loses=True), "leaves 30 samples of split 'test' under condition 'a' without any modality"),
