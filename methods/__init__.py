@@ -18,4 +18,5 @@ BUILTIN = {
     "knn_impute": "harness.methods.knn_impute.config:KnnImputeConfig",
     "autoencoder_impute": "harness.methods.autoencoder_impute.config:AutoencoderImputeConfig",
     "shaspec": "harness.methods.shaspec.config:ShaSpecConfig",
+    "raml_style": "harness.methods.raml_style.config:RamlStyleConfig",
 }
