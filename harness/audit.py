@@ -16,7 +16,7 @@ from harness.masking import MaskTable, ObservedDataset
 from harness.method import Method
 from harness.protocol import Protocol
 from harness.record import AuditResult
-from harness.retrieval import MemoryBank
+from harness.retrieval import Bank
 from harness.trainer import FitResult
 from harness.types import SPLITS, DataTable, IntArray
 
@@ -131,7 +131,7 @@ def _check_terms(fit: FitResult, declared: Sequence[str]) -> AuditResult:
     return AuditResult("loss_terms", True, f"alive: {', '.join(declared)}")
 
 
-def _check_bank(name: str, bank: MemoryBank, views: Views, supervision: str) -> AuditResult:
+def _check_bank(name: str, bank: Bank, views: Views, supervision: str) -> AuditResult:
     """Bank items are training samples, with no modality that the protocol hides from training."""
     check = f"bank:{name}"
     train = {sample: row for row, sample in enumerate(views.train.ids)}
@@ -147,7 +147,7 @@ def _check_bank(name: str, bank: MemoryBank, views: Views, supervision: str) -> 
     return AuditResult(check, True, f"{len(bank)} items, all from train{note}")
 
 
-def _check_self_retrieval(name: str, bank: MemoryBank, views: Views) -> AuditResult:
+def _check_self_retrieval(name: str, bank: Bank, views: Views) -> AuditResult:
     """No query finds itself, in any split."""
     found: dict[str, int] = {}
     for part, whole in views.parts().items():

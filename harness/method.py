@@ -22,7 +22,7 @@ from harness.types import Batch, DatasetSpec, FeatureSpec, StepOutput, TaskSpec
 if TYPE_CHECKING:
     from harness.backbone import Backbone
     from harness.masking import ObservedDataset
-    from harness.retrieval import MemoryBank
+    from harness.retrieval import Bank
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ class Method(nn.Module, ABC):
         """Attribute names of parameters or modules without weight decay (prompts, label tables, embeddings)."""
         return ()
 
-    def banks(self) -> Mapping[str, MemoryBank]:
-        """Memory banks built in `prepare`, for the audit; empty for methods that do not retrieve."""
+    def banks(self) -> Mapping[str, Bank]:
+        """Banks of retrievable samples, for the audit; empty for methods that do not retrieve."""
         return {}
 
 

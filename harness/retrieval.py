@@ -1,13 +1,15 @@
-"""Memory bank over the training split and exact nearest-neighbour search.
+"""Banks of training samples and exact nearest-neighbour search.
 
-A bank item is a training sample as the method may see it.  Queries exclude themselves by id and by content, in
-every split.  Search is FAISS (inner product on normalised vectors; on the GPU where faiss-gpu and a GPU are
-there); exact torch search is an explicit option.
+A bank item is a training sample as the method may see it: a `MemoryBank` finds it by its frozen features, a `KeyBank`
+by keys that the method learned.  Queries exclude themselves by id and by content, in every split.  Search is FAISS
+(inner product on normalised vectors; on the GPU where faiss-gpu and a GPU are there); exact torch search is an
+explicit option.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +24,8 @@ from harness.seeding import derive_seed
 from harness.types import Batch, IntArray
 
 _GATHER = 512
+#: Candidates that are looked at beyond the k asked for, in case some are the query itself or its twins.
+_SPARE = 8
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,62 @@ class TorchIndex:
 INDEXES: dict[str, type[FaissIndex] | type[TorchIndex]] = {"faiss": FaissIndex, "torch": TorchIndex}
 
 
-class MemoryBank:
+class Bank(ABC):
+    """Retrievable training samples, as the audit knows them.
+
+    Attributes:
+        ids: Ids of the N items, unique.
+        present: `[N, M]` bool, which modalities the items carry.
+    """
+
+    def __init__(self, ids: Sequence[str], present: npt.NDArray[np.bool_], digest: IntArray) -> None:
+        self.ids: tuple[str, ...] = tuple(ids)
+        self.present = present
+        self._digest = digest
+        self._position = {name: row for row, name in enumerate(self.ids)}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that the bank holds."""
+
+    @abstractmethod
+    def neighbours(self, batch: Batch, k: int) -> Neighbours:
+        """The k most similar items for every sample of a batch, on the batch's device."""
+
+    def _take(
+        self,
+        order: IntArray,
+        scores: npt.NDArray[np.float32],
+        digest: IntArray,
+        present: npt.NDArray[np.bool_],
+        name: str,
+        k: int,
+    ) -> tuple[IntArray, npt.NDArray[np.float32]]:
+        """First k eligible items of an ordered candidate list, padded with -1."""
+        eligible = ~self._excluded(order, digest, present, name)
+        kept = order[eligible][:k]
+        index = np.full(k, -1, dtype=np.int64)
+        score = np.zeros(k, dtype=np.float32)
+        index[: len(kept)] = kept
+        score[: len(kept)] = scores[eligible][:k]
+        return index, score
+
+    def _excluded(
+        self, items: IntArray, digest: IntArray, present: npt.NDArray[np.bool_], name: str
+    ) -> npt.NDArray[np.bool_]:
+        """True for items that are the query itself, or its twin: every modality of the query is identical."""
+        same_id = items == self._position.get(name, -1)
+        twin = (self._digest[items][:, present] == digest[present]).all(axis=1) & self.present[items][:, present].all(
+            axis=1
+        )
+        return np.asarray(same_id | twin)
+
+
+class MemoryBank(Bank):
     """Retrievable training samples with their keys, payload and labels; build it with `MemoryBank.build`.
 
     Attributes:
@@ -115,14 +174,12 @@ class MemoryBank:
             np.flatnonzero(view.present.all(axis=1) if complete_only else view.present.any(axis=1)) for view in views
         ]
         self._views = [view.subset(rows) for view, rows in zip(views, chosen, strict=True)]
-        self.ids: tuple[str, ...] = tuple(name for view in self._views for name in view.ids)
-        if not self.ids:
+        if not any(len(view) for view in self._views):
             raise UsageError(
                 "the memory bank is empty: no training sample has every modality under this protocol; "
                 "choose a lower missing rate, or supervision=complete with a bank of full training samples."
             )
         self.item_splits = np.repeat(np.arange(len(views)), [len(view) for view in self._views])
-        self.present = np.concatenate([view.present for view in self._views])
         labels = np.concatenate([view.labels for view in self._views])
         self._labels = torch.from_numpy(np.ascontiguousarray(labels))
         self._offsets = np.cumsum([0, *(len(view) for view in self._views)])
@@ -131,8 +188,11 @@ class MemoryBank:
             *(self._keys_of(view.batch(rows)) for view in self._views for rows in _chunks(len(view))), strict=True
         )
         self._keys = np.concatenate(keys)
-        self._digest = np.concatenate(digests)
-        self._position = {name: row for row, name in enumerate(self.ids)}
+        super().__init__(
+            [name for view in self._views for name in view.ids],
+            np.concatenate([view.present for view in self._views]),
+            np.concatenate(digests),
+        )
         self._row_number = {name: row for view in views for row, name in enumerate(view.ids)}
         self._source_row = np.concatenate(chosen) + np.repeat(
             np.cumsum([0, *(len(view) for view in views)])[:-1], [len(rows) for rows in chosen]
@@ -168,9 +228,6 @@ class MemoryBank:
             DependencyError: If faiss is needed and missing.
         """
         return cls([train, *extra], complete_only=complete_only, backend=backend, exclude=exclude)
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     @property
     def nbytes(self) -> int:
@@ -266,7 +323,7 @@ class MemoryBank:
                 for name, digest, there in zip(ids, digests, present, strict=True)
             ]
         index = self._search_index(channel)
-        width = min(len(self), k + 8)
+        width = min(len(self), k + _SPARE)
         scores, found = index.search(queries, width)
         results = []
         for row, name in enumerate(ids):
@@ -281,35 +338,13 @@ class MemoryBank:
     def _shuffled(self, name: str, seed: int) -> IntArray:
         return np.random.default_rng(derive_seed(seed, "neighbours", name)).permutation(len(self))
 
-    def _take(
-        self,
-        order: IntArray,
-        scores: npt.NDArray[np.float32],
-        digest: IntArray,
-        present: npt.NDArray[np.bool_],
-        name: str,
-        k: int,
-    ) -> tuple[IntArray, npt.NDArray[np.float32]]:
-        """First k eligible items of an ordered candidate list, padded with -1."""
-        eligible = ~self._excluded(order, digest, present, name)
-        kept = order[eligible][:k]
-        index = np.full(k, -1, dtype=np.int64)
-        score = np.zeros(k, dtype=np.float32)
-        index[: len(kept)] = kept
-        score[: len(kept)] = scores[eligible][:k]
-        return index, score
-
     def _excluded(
         self, items: IntArray, digest: IntArray, present: npt.NDArray[np.bool_], name: str
     ) -> npt.NDArray[np.bool_]:
-        """True for items that are the query itself, or its twin: every modality of the query is identical."""
+        """True for items that are the query itself or its twin, or at its row number (`exclude=row_number`)."""
         if self.exclude == "row_number":
             return np.asarray(self._source_row[items] == self._row_number.get(name, -1))
-        same_id = items == self._position.get(name, -1)
-        twin = (self._digest[items][:, present] == digest[present]).all(axis=1) & self.present[items][:, present].all(
-            axis=1
-        )
-        return np.asarray(same_id | twin)
+        return super()._excluded(items, digest, present, name)
 
     def labels(self, index: Tensor) -> Tensor:
         """Labels of items: `[B, k]` int64 or `[B, k, C]` float; positions of -1 give item 0 (mask them)."""
@@ -353,6 +388,183 @@ class MemoryBank:
                 parts[name][0][torch.from_numpy(rows)] = part.tokens
                 parts[name][1][torch.from_numpy(rows)] = part.mask
         return parts
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Samples with a learned key per modality.
+
+    Attributes:
+        ids: B sample ids.
+        keys: `[B, M, d]` float; what stands where a modality is absent is not looked at.
+        present: `[B, M]` bool.
+        digest: `[B, M]` int64, `content_digests` of the batch.
+    """
+
+    ids: Sequence[str]
+    keys: Tensor
+    present: Tensor
+    digest: Tensor
+
+    def select(self, rows: Tensor) -> Keys:
+        """The samples at some rows (`[b]` int64)."""
+        ids = [self.ids[row] for row in rows.tolist()]
+        return Keys(ids, self.keys[rows], self.present[rows], self.digest[rows])
+
+
+def content_digests(batch: Batch) -> Tensor:
+    """`[B, M]` int64 hashes of the raw values, 0 where absent."""
+    found = torch.zeros(batch.present.shape, dtype=torch.int64, device=batch.device)
+    for column, part in enumerate(batch.inputs.values()):
+        found[part.rows, column] = part.digest
+    return found
+
+
+class KeyBank(Bank):
+    """Retrievable training samples, found by keys that a method learned.
+
+    An item is a candidate for a query when they share a modality.
+
+    Args:
+        items: The N items; their keys are normalised here.
+        encode: Keys of a batch, for `neighbours`.
+        backend: `faiss` or `torch`.
+        aggregation: How the modalities of a query decide together.  `mean`: one list by the mean of their scores, a
+            modality that an item lacks counting zero.  `max_of_kth`: a list per modality, among the items that have
+            it; the list with the most items wins, among those the one whose last item scores highest.
+        unit_queries: Whether queries are normalised too, so that scores are cosines.
+        exclude: `id` drops the query by id and by identical content; `first_hit` drops the best candidate of every
+            list, whoever it is, as released code does.
+    """
+
+    def __init__(
+        self,
+        items: Keys,
+        encode: Callable[[Batch], Keys],
+        *,
+        backend: str = "faiss",
+        aggregation: str = "mean",
+        unit_queries: bool = True,
+        exclude: str = "id",
+    ) -> None:
+        super().__init__(items.ids, items.present.cpu().numpy(), items.digest.cpu().numpy())
+        self._encode = encode
+        self._backend = backend
+        self._aggregation = aggregation
+        self._unit_queries = unit_queries
+        self._exclude = exclude
+        self._keys = self._dense(items, unit=True)
+        self._indexes: dict[int | None, tuple[IntArray, SearchIndex]] = {}
+        self._memo: dict[tuple[Any, ...], tuple[IntArray, npt.NDArray[np.float32]]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys."""
+        return int(self._keys.nbytes)
+
+    def neighbours(self, batch: Batch, k: int) -> Neighbours:
+        """The k most similar items for every sample of a batch, on the batch's device."""
+        near = self.search(self._encode(batch), k)
+        return Neighbours(near.index.to(batch.device), near.score.to(batch.device), near.found.to(batch.device))
+
+    def search(self, queries: Keys, k: int) -> Neighbours:
+        """The k most similar items for every query, on the device of its keys.
+
+        Results are remembered per id, pattern and content, so training searches once.
+        """
+        present, digest = queries.present.cpu().numpy(), queries.digest.cpu().numpy()
+        names = [
+            (name, there.tobytes(), content.tobytes(), k)
+            for name, there, content in zip(queries.ids, present, digest, strict=True)
+        ]
+        todo = [row for row, name in enumerate(names) if name not in self._memo]
+        if todo:
+            asked = queries.select(torch.tensor(todo, device=queries.keys.device))
+            found = self._best(asked, present[todo], digest[todo], k)
+            self._memo.update(zip((names[row] for row in todo), found, strict=True))
+        shape = (len(names), k)
+        index = torch.from_numpy(np.array([self._memo[name][0] for name in names], dtype=np.int64).reshape(shape))
+        score = torch.from_numpy(np.array([self._memo[name][1] for name in names], dtype=np.float32).reshape(shape))
+        device = queries.keys.device
+        return Neighbours(index.to(device), score.to(device), (index >= 0).to(device))
+
+    def _best(
+        self, queries: Keys, present: npt.NDArray[np.bool_], digest: IntArray, k: int
+    ) -> list[tuple[IntArray, npt.NDArray[np.float32]]]:
+        """The winning list of every query."""
+        keys = self._dense(queries, unit=self._unit_queries)
+        if self._aggregation == "mean":
+            lists = self._lists(None, queries.ids, keys.reshape(len(keys), -1), present, digest, k)
+            return [
+                (index, score / there.sum())
+                for (index, score), there in zip(lists, present.astype(np.float32), strict=True)
+            ]
+        nothing = (np.full(k, -1, dtype=np.int64), np.zeros(k, dtype=np.float32))
+        best = [nothing] * len(keys)
+        for channel in range(keys.shape[1]):
+            rows = np.flatnonzero(present[:, channel])
+            ids = [queries.ids[row] for row in rows]
+            lists = self._lists(channel, ids, keys[rows, channel], present[rows], digest[rows], k)
+            for row, found in zip(rows, lists, strict=True):
+                best[row] = max(best[row], found, key=_standing)
+        return best
+
+    def _lists(
+        self,
+        channel: int | None,
+        ids: Sequence[str],
+        queries: npt.NDArray[np.float32],
+        present: npt.NDArray[np.bool_],
+        digest: IntArray,
+        k: int,
+    ) -> list[tuple[IntArray, npt.NDArray[np.float32]]]:
+        """The k best items of every query by one modality, or by all together (None)."""
+        items, index = self._index(channel)
+        if not len(items) or not len(ids):
+            return [(np.full(k, -1, dtype=np.int64), np.zeros(k, dtype=np.float32)) for _ in ids]
+        width = min(len(items), k + _SPARE)
+        scores, found = index.search(queries, width)
+        results = []
+        for row, name in enumerate(ids):
+            taken = self._take(items[found[row]], scores[row], digest[row], present[row], name, k)
+            if (taken[0] < 0).any() and width < len(items):
+                # Many candidates are no neighbours of this query: look at all of them.
+                wide_scores, wide = index.search(queries[row : row + 1], len(items))
+                taken = self._take(items[wide[0]], wide_scores[0], digest[row], present[row], name, k)
+            results.append(taken)
+        return results
+
+    def _index(self, channel: int | None) -> tuple[IntArray, SearchIndex]:
+        """Items that have a modality (None: all items) and the index of their keys."""
+        if channel not in self._indexes:
+            items = np.arange(len(self)) if channel is None else np.flatnonzero(self.present[:, channel])
+            keys = self._keys[items].reshape(len(items), -1) if channel is None else self._keys[items, channel]
+            self._indexes[channel] = items, INDEXES[self._backend](np.ascontiguousarray(keys))
+        return self._indexes[channel]
+
+    def _excluded(
+        self, items: IntArray, digest: IntArray, present: npt.NDArray[np.bool_], name: str
+    ) -> npt.NDArray[np.bool_]:
+        """True for what is no neighbour: the query itself or its twin, and items that share no modality with it."""
+        if self._exclude == "first_hit":
+            own = np.arange(len(items)) == 0
+        else:
+            own = super()._excluded(items, digest, present, name)
+        return np.asarray(own | ~(self.present[items] & present).any(axis=1))
+
+    @staticmethod
+    def _dense(samples: Keys, *, unit: bool) -> npt.NDArray[np.float32]:
+        """Keys `[B, M, d]`, zero where absent, of norm 1 per modality if `unit`."""
+        keys = samples.keys.detach().float()
+        if unit:
+            keys = torch.nn.functional.normalize(keys, dim=2)
+        return keys.masked_fill(~samples.present.unsqueeze(2), 0.0).cpu().numpy()
+
+
+def _standing(found: tuple[IntArray, npt.NDArray[np.float32]]) -> tuple[int, float]:
+    """What decides between lists: how many items, then the last one's score."""
+    count = int((found[0] >= 0).sum())
+    return count, float(found[1][count - 1]) if count else 0.0
 
 
 def _chunks(total: int) -> list[IntArray]:

@@ -40,7 +40,8 @@ class FitResult:
     """What training leaves behind besides the method's weights (set to the best epoch's).
 
     Attributes:
-        history: One dict per epoch: `stage` (its number), `loss`, `loss/<term>`, `lr`, `valid/<metric>`.
+        history: One dict per epoch: `stage` (its number), `loss`, `loss/<term>`, `logged/<name>`, `lr`,
+            `valid/<metric>`.
         best_epoch: Epoch (from 0, over all stages) whose weights were kept last; -1 when nothing was trained.
         best_metrics: Selection metrics of that epoch.
         seconds: Wall time of training, resumed parts included.
@@ -275,7 +276,7 @@ class Trainer:
     def _train_epoch(
         self, model: Any, optimizer: Any, loader: Any, rates: Sequence[float], epoch: int
     ) -> dict[str, float]:
-        """One pass with a learning rate per step; returns mean loss, mean terms and the last learning rate."""
+        """One pass with a learning rate per step; returns means of all scalars and the last learning rate."""
         model.train()
         sums: dict[str, Tensor] = {}
         for step, (batch, rate) in enumerate(zip(loader, rates, strict=True)):
@@ -294,7 +295,7 @@ class Trainer:
             if self.config.grad_clip > 0:
                 self.accelerator.clip_grad_norm_(model.parameters(), self.config.grad_clip)
             optimizer.step()
-            for name, value in {"loss": output.loss, **{f"loss/{k}": v for k, v in output.terms.items()}}.items():
+            for name, value in _scalars(output).items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach().float()
         return {**{name: float(value) / len(rates) for name, value in sums.items()}, "lr": rates[-1]}
 
@@ -357,6 +358,15 @@ class Trainer:
 def _as_is(batch: Batch) -> Batch:
     """The data set already returns whole batches."""
     return batch
+
+
+def _scalars(output: StepOutput) -> dict[str, Tensor]:
+    """What the history keeps of a step, under the history's names."""
+    return {
+        "loss": output.loss,
+        **{f"loss/{name}": value for name, value in output.terms.items()},
+        **{f"logged/{name}": value for name, value in output.logged.items()},
+    }
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:

@@ -246,10 +246,12 @@ class StepOutput:
     Attributes:
         loss: Scalar to minimise.
         terms: Named scalars that make up the loss (unweighted), logged every epoch and audited for being alive.
+        logged: Named scalars that are no losses (weights, rates), logged every epoch as they are.
     """
 
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
+    logged: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

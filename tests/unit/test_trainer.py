@@ -54,7 +54,8 @@ class Toy(Method):
     def training_step(self, batch: Batch) -> StepOutput:
         self.steps += 1
         loss = self.task_loss(self.predict_step(batch), batch.labels)
-        return StepOutput(loss * float("nan") if self.steps == self.explode_at else loss, {"task": loss})
+        loss = loss * float("nan") if self.steps == self.explode_at else loss
+        return StepOutput(loss, {"task": loss}, {"steps": torch.tensor(float(self.steps))})
 
 
 class Staged(Toy):
@@ -125,6 +126,13 @@ def test_learns_and_keeps_the_best_epoch() -> None:
     assert result.best_metrics["accuracy"] == max(scores) > 0.8
     assert scores.index(max(scores)) == result.best_epoch
     assert result.selection_looks == {"valid": len(result.history)}
+
+
+def test_history_keeps_the_mean_of_what_a_step_logs() -> None:
+    """Four batches of 16 per epoch of 60 samples; what is logged is no loss term."""
+    _, result = fit(None)
+    assert [epoch["logged/steps"] for epoch in result.history[:3]] == [2.5, 6.5, 10.5]
+    assert "loss/steps" not in result.history[0]
 
 
 def test_same_seed_same_weights_other_seed_other_weights() -> None:
