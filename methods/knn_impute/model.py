@@ -73,7 +73,8 @@ class KnnImpute(FilledFusion):
         """Weighted means `[b, L, ...]` over the neighbours whose token is not padding, and where there is one."""
         tokens, mask = bank.payload(near.index.clamp(min=0), [name])[name]
         flat, flat_mask = self.fillable(name, tokens.flatten(0, 1), mask.flatten(0, 1))
-        tokens, mask = flat.unflatten(0, near.index.shape), flat_mask.unflatten(0, near.index.shape)
+        tokens = flat.reshape(*near.index.shape, *flat.shape[1:])
+        mask = flat_mask.reshape(*near.index.shape, *flat_mask.shape[1:])
         mask = mask & near.found.unsqueeze(2)
         scores = near.score / self.config.temperature if self.config.weights == "similarity" else near.score * 0.0
         weights = scores.masked_fill(~near.found, -torch.inf).softmax(1).nan_to_num(0.0).unsqueeze(2) * mask

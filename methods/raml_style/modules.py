@@ -34,13 +34,15 @@ class Encoded:
 def to_norm(features: Tensor, norm: float) -> Tensor:
     """Scales `[..., d]` to a Euclidean norm, in float32."""
     features = features.float()
-    return norm * features / features.norm(dim=-1, keepdim=True).clamp(min=_SMALLEST)
+    length: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return norm * features / length.clamp(min=_SMALLEST)
 
 
 def norm_penalty(encoded: Encoded) -> Tensor:
     """Mean squared distance of the tokens' norms from √d; zero, with the graph kept, without a token."""
     tokens = encoded.tokens.float()
-    distance = (tokens.norm(dim=-1) - math.sqrt(tokens.shape[-1])).square()
+    length: Tensor = torch.linalg.vector_norm(tokens, dim=-1)
+    distance = (length - math.sqrt(tokens.shape[-1])).square()
     return (distance * encoded.mask).sum() / encoded.mask.sum().clamp(min=1)
 
 

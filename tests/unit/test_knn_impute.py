@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,19 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from harness.config import RetrievalConfig
 from harness.errors import UsageError
 from harness.masking import ObservedDataset
+from harness.method import MethodContext
 from harness.methods.baselines.config import ZeroFillConfig
+from harness.methods.common.backbones.config import FusionConfig
+from harness.methods.common.backbones.fusion import FusionBackbone
 from harness.methods.knn_impute.config import KnnImputeConfig
 from harness.methods.knn_impute.model import KnnImpute
 from harness.testing.data import TinyData, one_pattern, tiny_observed
 from harness.testing.methods import contract_for, predict, whole
 from harness.trainer import count_parameters
+from harness.types import FeatureSpec
 
 Array = npt.NDArray[Any]
 
@@ -88,6 +94,42 @@ def test_filling_is_the_mean_of_the_nearest(weights: str, modalities: int, split
             assert mask[row].tolist() == read.tolist()
             checked += 1
     assert checked > 10
+
+
+class FrozenFusion(FusionBackbone):
+    """The default backbone as a frozen one, so that embeddings are what is filled."""
+
+    def __init__(self, config: FusionConfig, features: Mapping[str, FeatureSpec]) -> None:
+        super().__init__(config, features)
+        self.requires_grad_(False)
+
+    @property
+    def frozen(self) -> bool:
+        return True
+
+
+def test_a_frozen_backbone_is_given_mean_embeddings() -> None:
+    data = tiny_observed(train=60)
+    specs = data.feature_specs
+    config = FusionConfig(hidden_size=16, num_blocks=1, num_heads=2, dropout=0.0)
+    context = MethodContext(data.spec, specs, lambda: FrozenFusion(config, specs), retrieval=RetrievalConfig("torch"))
+    torch.manual_seed(0)
+    method = KnnImpute(KnnImputeConfig(k=3), context).eval()
+    method.prepare(data.train)
+    tokens, mask = method.filling(whole(data.test))["image"]
+    assert torch.isfinite(predict(method, data.test)).all()
+    rows = np.flatnonzero(~data.test.present[:, 1])
+    for row in rows:
+        near = neighbours(data, data.test, int(row), "image", 3)
+        array = data.features["image"]
+        donors = data.train.rows[[donor for _, donor in near]]
+        embedded, real = method.network.backbone.embed(
+            "image", torch.from_numpy(array.tokens[donors]), torch.from_numpy(array.mask[donors])
+        )
+        expected = (embedded * real.unsqueeze(2)).sum(0) / real.sum(0).clamp(min=1).unsqueeze(1)
+        torch.testing.assert_close(tokens[row], expected, atol=1e-5, rtol=1e-4)
+        assert mask[row].tolist() == real.any(0).tolist()
+    assert len(rows)
 
 
 def test_donors_have_the_modality_and_something_to_be_found_by() -> None:
