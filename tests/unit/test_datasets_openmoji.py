@@ -13,6 +13,7 @@ import pytest
 from harness import packages
 from harness.config import PathsConfig
 from harness.datasets import openmoji
+from harness.datasets._pictures import near_identical
 from harness.datasets.openmoji import OpenMojiConfig, OpenMojiSubgroupConfig
 from harness.errors import DataError, DependencyError
 from harness.files import Folders
@@ -84,7 +85,7 @@ def test_near_identical_pictures_are_found() -> None:
     thumbs[3] = thumbs[1]
     thumbs[3, :2, :5] += 50
     thumbs[4] = thumbs[0, :, ::-1]
-    assert openmoji._near_identical(thumbs.reshape(5, -1)) == [(0, 4), (1, 3)]
+    assert near_identical(thumbs.reshape(5, -1)) == [(0, 4), (1, 3)]
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ class TestRealData:
         sample = np.arange(0, len(table.ids), 3)
         ink = [255 - table.values["image"][int(row)].astype(np.int64) for row in sample]
         thumbs = np.stack([part.reshape(32, 7, 32, 7, 3).sum(axis=(1, 3)).ravel() for part in ink]).astype(np.float64)
-        pairs = openmoji._near_identical(thumbs)
+        pairs = near_identical(thumbs)
         assert pairs
         assert all(where[sample[first]] == where[sample[second]] for first, second in pairs)
 
