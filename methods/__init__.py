@@ -19,4 +19,5 @@ BUILTIN = {
     "autoencoder_impute": "harness.methods.autoencoder_impute.config:AutoencoderImputeConfig",
     "shaspec": "harness.methods.shaspec.config:ShaSpecConfig",
     "raml_style": "harness.methods.raml_style.config:RamlStyleConfig",
+    "ramer": "harness.methods.ramer.config:RamerConfig",
 }
