@@ -237,7 +237,7 @@ class Trainer:
         sampler = EpochBatches(len(train), config.batch_size, self.train_seed)
         loader: Any = DataLoader(train, batch_sampler=sampler, collate_fn=_as_is)  # type: ignore[arg-type]
         optimizer: Any = torch.optim.AdamW(
-            [group for group in method.parameter_groups(config.weight_decay) if group["params"]], lr=peak
+            [group for group in method.parameter_groups(config.weight_decay) if group["params"]], lr=peak, fused=True
         )
         optimizer, loader = self.accelerator.prepare(optimizer, loader)
         best: dict[str, Any] = {"score": -math.inf, "state": trainable_state(method)}
