@@ -20,4 +20,5 @@ BUILTIN = {
     "shaspec": "harness.methods.shaspec.config:ShaSpecConfig",
     "raml_style": "harness.methods.raml_style.config:RamlStyleConfig",
     "ramer": "harness.methods.ramer.config:RamerConfig",
+    "redcore": "harness.methods.redcore.config:RedCoreConfig",
 }

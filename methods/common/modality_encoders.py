@@ -55,7 +55,7 @@ class LstmEncoder(nn.Module):
 
     def __init__(self, features: FeatureSpec, width: int, *, masked: bool = True) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(_token_width(features), width, batch_first=True)
+        self.lstm = nn.LSTM(token_width(features), width, batch_first=True)
         self.masked = masked
 
     def forward(self, part: ModalityBatch, batch_size: int | None = None) -> Tensor:
@@ -83,7 +83,7 @@ class TextCnnEncoder(nn.Module):
     def __init__(self, features: FeatureSpec, width: int, *, masked: bool = True) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(1, _CHANNELS, (height, _token_width(features))) for height in _KERNEL_HEIGHTS
+            nn.Conv2d(1, _CHANNELS, (height, token_width(features))) for height in _KERNEL_HEIGHTS
         )
         self.dropout = nn.Dropout(_TEXT_DROPOUT)
         self.projection = nn.Sequential(nn.Linear(_CHANNELS * len(_KERNEL_HEIGHTS), width), nn.ReLU())
@@ -149,7 +149,8 @@ def encode_present(encoders: nn.ModuleDict, batch: Batch) -> Tensor:
     return torch.stack([encoder(batch.inputs[name], len(batch)) for name, encoder in named.items()], dim=1)
 
 
-def _token_width(features: FeatureSpec) -> int:
+def token_width(features: FeatureSpec) -> int:
+    """Width of a modality's tokens; raises `UsageError` where they are no vectors."""
     if len(features.token_shape) != 1:
         raise UsageError(
             f"token encoders read vectors, this modality has tokens of shape {list(features.token_shape)}; "

@@ -73,7 +73,8 @@ class Database:
         if self._config.fill_scale in ("unit", "unit_filled"):
             return F.normalize(filled, dim=1)
         if self._config.fill_scale == "mean_norm":
-            return F.normalize(filled, dim=1) * self._of(column).norm(dim=1).mean()
+            norm: Tensor = torch.linalg.vector_norm(self._of(column), dim=1).mean()
+            return F.normalize(filled, dim=1) * norm
         return filled
 
     def _of(self, column: int) -> Tensor:

@@ -67,7 +67,7 @@ class Ramer(Method):
         self._train_ids: tuple[str, ...] = ()
         self._filled: Database | None = None
         # What is derived from the buffers is stale once they are loaded.
-        self.register_load_state_dict_post_hook(Ramer._forget)
+        self.register_load_state_dict_post_hook(Ramer._forget)  # type: ignore[no-untyped-call]
 
     # -- stages ------------------------------------------------------------------------------------------------------
 

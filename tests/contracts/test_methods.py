@@ -14,6 +14,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # The contract's learning rate is too high for cascades of five blocks and width 256.
     "mmin": {"options": {"width": 32, "blocks": 2}},
     "if_mmin": {"options": {"width": 32, "blocks": 2}},
+    "redcore": {"options": {"width": 32, "decoder_blocks": 2}},
     # Several stages of transformers: half the time.
     "raml_style": {"options": {"width": 32}},
 }
