@@ -502,7 +502,7 @@ class KeyBank(Bank):
         nothing = (np.full(k, -1, dtype=np.int64), np.zeros(k, dtype=np.float32))
         best = [nothing] * len(keys)
         for channel in range(keys.shape[1]):
-            rows = np.flatnonzero(present[:, channel])
+            rows = np.flatnonzero(present[:, channel]).tolist()
             ids = [queries.ids[row] for row in rows]
             lists = self._lists(channel, ids, keys[rows, channel], present[rows], digest[rows], k)
             for row, found in zip(rows, lists, strict=True):
