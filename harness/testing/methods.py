@@ -23,6 +23,7 @@ from torch import Tensor
 
 from harness import registry
 from harness.audit import poisoned
+from harness.backbone import Backbone
 from harness.config import BackboneConfig, MethodConfig, RetrievalConfig
 from harness.masking import ObservedDataset
 from harness.method import Method, MethodContext, class_prior_logits, task_loss
@@ -86,16 +87,24 @@ class MethodContract:
         config.validate_for(data.spec.modality_names)
         backbone = registry.backbones.get("fusion")
         specs = data.feature_specs
+
+        def build_backbone() -> Backbone:
+            assert config.uses_backbone, "the config says uses_backbone = False, but the method builds one"
+            built.append(backbone.implementation()(_backbone_options(backbone), specs))
+            return built[-1]
+
+        built: list[Backbone] = []
         context = MethodContext(
             dataset=data.spec,
             features=specs,
-            build_backbone=lambda: backbone.implementation()(_backbone_options(backbone), specs),
+            build_backbone=build_backbone,
             supervision=data.train.supervision,
             retrieval=RetrievalConfig("torch"),
             train_seed=seed,
         )
         seed_everything(seed, "init")
         method: Method = config.implementation()(config, context)
+        assert bool(built) == config.uses_backbone, "the config says that the method uses a backbone; it builds none"
         seed_everything(seed, "prepare")
         if config.uses_valid():
             method.open_valid(data.valid)

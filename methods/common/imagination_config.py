@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from harness.config import MethodConfig
 from harness.plugin import check_choice, check_range
@@ -43,6 +44,8 @@ class ImaginationConfig(MethodConfig):
     pretrain_epochs: int = 20
     task_weight: float = 1.0
     imagination_weight: float = 1.0
+
+    uses_backbone: ClassVar[bool] = False
 
     def main_weights(self) -> dict[str, float]:
         """Weight of every loss term of the main stage."""

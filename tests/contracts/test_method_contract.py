@@ -30,6 +30,7 @@ class SoundConfig(MethodConfig):
 
     summary: ClassVar[str] = "for tests"
     citation: ClassVar[str] = "none: for tests"
+    uses_backbone: ClassVar[bool] = False
 
 
 class Sound(Method):
