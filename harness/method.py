@@ -147,6 +147,17 @@ class Method(nn.Module, ABC):
         """Banks of retrievable samples, for the audit; empty for methods that do not retrieve."""
         return {}
 
+    def official_state(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Lays the tensors of a released state dict out as they are here: stacks, splits or reorders them.
+
+        `harness import-checkpoint` calls this before `config.official_names` pairs names, so what is returned goes by
+        the released names, and what is not known stays as it is.  Default: everything does.
+
+        Raises:
+            UsageError: If the released layout means nothing for this data set's modalities.
+        """
+        return theirs
+
 
 def task_loss(task: TaskSpec, logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy (binary, multiclass), BCE over N·C (multilabel) or squared error (regression).

@@ -17,6 +17,7 @@ from harness.methods.common.fc_classifier import FcClassifier
 from harness.methods.common.imagination_config import ImaginationConfig
 from harness.methods.common.initialization import kaiming_
 from harness.methods.common.modality_encoders import encode_present, encoder_kind, modality_encoder
+from harness.methods.common.official_layout import AUDIO_TEXT_VIDEO, block_order, reorder_blocks, reorder_cascade
 from harness.methods.common.simulation import draw_patterns
 from harness.types import Batch, StepOutput
 
@@ -110,6 +111,20 @@ class ImaginationMethod(Method):
         weights = {term: weight for term, weight in self.config.main_weights().items() if weight > 0}
         loss = torch.stack([weight * terms[term] for term, weight in weights.items()]).sum()
         return StepOutput(loss, {term: terms[term] for term in weights})
+
+    def official_state(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Reorders what reads or writes joined embeddings: audio, text, video in the released code."""
+        first = "pretrained.netC.module.0.weight"
+        cascades = ("netAE.", "netAE_cycle.")
+        if first not in theirs and not any(name.startswith(cascades) for name in theirs):
+            return theirs
+        order, width = block_order(AUDIO_TEXT_VIDEO, self.modalities), self.config.width
+        state = dict(theirs)
+        for prefix in cascades:
+            state |= reorder_cascade(theirs, prefix, order, width)
+        if first in state:
+            state[first] = reorder_blocks(state[first], 1, order, width)
+        return state
 
     @abstractmethod
     def pretraining_step(self, known: Batch) -> StepOutput:

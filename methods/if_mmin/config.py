@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness.methods.common.imagination_config import ImaginationConfig
+from harness.methods.common.official_names import cascade_names, classifier_names, encoder_names
 from harness.plugin import check_choice, check_range
 
 
@@ -61,6 +62,18 @@ class IfMminConfig(ImaginationConfig):
             "full_pattern": False,
             "cmd_min_rows": 1,
         },
+    }
+
+    official_names: ClassVar[Mapping[str, str]] = {
+        **encoder_names("encoders"),
+        **encoder_names("teacher", "pretrained."),
+        "invariant.0": "netinvariant.netshared.shared_1",
+        "invariant.2": "netinvariant.netshared.shared_2",
+        "invariant_teacher.0": "pretrained.netShared.netshared.shared_1",
+        "invariant_teacher.2": "pretrained.netShared.netshared.shared_2",
+        **cascade_names("imagination", "netAE"),
+        **classifier_names("classifier", "netC"),
+        **classifier_names("pretrain_classifier", "pretrained.netC"),
     }
 
     def main_weights(self) -> dict[str, float]:

@@ -35,6 +35,15 @@ class MapConfig(PromptOptions):
         "official": {"prompt_type": "attention", "patterns": "observed", "dummies": "masked", "decay": "all"},
     }
 
+    official_names: ClassVar[Mapping[str, str]] = {
+        "backbone.vilt.embeddings": "embedding_layer",
+        "backbone.vilt.encoder.layer": "encoder_layer",
+        "backbone.vilt.layernorm": "layernorm",
+        "backbone.vilt.pooler": "pooler",
+        "prompts": "missing_aware_prompt",
+        "head.layers": "classifier",
+    }
+
     def validate(self) -> None:
         """Checks choices and ranges; raises `UsageError`."""
         super().validate()

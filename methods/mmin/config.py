@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness.methods.common.imagination_config import ImaginationConfig
+from harness.methods.common.official_names import cascade_names, classifier_names, encoder_names
 from harness.plugin import check_range
 
 
@@ -48,6 +49,15 @@ class MminConfig(ImaginationConfig):
             "targets": "all",
             "full_pattern": False,
         },
+    }
+
+    official_names: ClassVar[Mapping[str, str]] = {
+        **encoder_names("encoders"),
+        **encoder_names("teacher", "pretrained."),
+        **cascade_names("imagination", "netAE"),
+        **cascade_names("backward_imagination", "netAE_cycle"),
+        **classifier_names("classifier", "netC"),
+        **classifier_names("pretrain_classifier", "pretrained.netC"),
     }
 
     def main_weights(self) -> dict[str, float]:

@@ -36,6 +36,15 @@ class MspConfig(PromptOptions):
         "official": {"prompt_type": "attention", "compose": "missing", "dummies": "masked", "decay": "all"},
     }
 
+    #: The released prompts are two tensors, which `Msp.official_state` stacks under the name they have here.
+    official_names: ClassVar[Mapping[str, str]] = {
+        "backbone.vilt.embeddings": "embedding_layer",
+        "backbone.vilt.encoder.layer": "encoder_layer",
+        "backbone.vilt.layernorm": "layernorm",
+        "backbone.vilt.pooler": "pooler",
+        "head.layers": "classifier",
+    }
+
     def loss_terms(self) -> tuple[str, ...]:
         """The orthogonality term is declared unless its weight is zero."""
         return ("task", "orthogonality") if self.orthogonal_weight > 0 else ("task",)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from harness.errors import UsageError
 from harness.method import MethodContext
 from harness.methods.common.prompting import PromptedMethod
 from harness.methods.msp.config import MspConfig
 from harness.types import Batch, StepOutput
+
+#: Names in the released baseline.
+_PROMPTS = {"text": "text_prompt", "image": "img_prompt"}
 
 
 class Msp(PromptedMethod):
@@ -38,6 +44,23 @@ class Msp(PromptedMethod):
             terms["orthogonality"] = orthogonality(self.prompts)
             loss = task + self.config.orthogonal_weight * terms["orthogonality"]
         return StepOutput(loss, terms)
+
+    def official_state(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Stacks the two released prompts.
+
+        With `compose=present` they change places: there the sum is over what is present, in the released baseline over
+        what is missing, which for two modalities is the same under exchanged names.
+        """
+        if not all(name in theirs for name in _PROMPTS.values()):
+            return theirs
+        if sorted(self.modalities) != sorted(_PROMPTS):
+            raise UsageError(
+                f"the file's prompts are for text and image; this data set has {', '.join(self.modalities)}.  "
+                "Use a data set whose modalities have these names."
+            )
+        names = self.modalities if self.config.compose == "missing" else self.modalities[::-1]
+        state = {name: value for name, value in theirs.items() if name not in _PROMPTS.values()}
+        return {**state, "prompts": torch.stack([theirs[_PROMPTS[name]] for name in names])}
 
     def _prompts(self, present: Tensor) -> Tensor:
         chosen = present

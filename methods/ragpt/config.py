@@ -79,6 +79,24 @@ class RagptConfig(MemoryOptions):
         },
     }
 
+    official_names: ClassVar[Mapping[str, str]] = {
+        "backbone.vilt.embeddings": "embedding_layer",
+        "backbone.vilt.encoder.layer": "encoder_layer",
+        "backbone.vilt.layernorm": "layernorm",
+        "backbone.vilt.pooler": "pooler",
+        "generators.text.filter": "MMG_t.W",
+        "generators.text.norm": "MMG_t.layer_norm",
+        "generators.text.linear": "MMG_t.linear",
+        "generators.image.filter": "MMG_i.W",
+        "generators.image.norm": "MMG_i.layer_norm",
+        "generators.image.linear": "MMG_i.linear",
+        "prompters.shared.query": "dynamic_prompt.q_proj",
+        "prompters.shared.key": "dynamic_prompt.k_proj",
+        "prompters.shared.value": "dynamic_prompt.v_proj",
+        "label_table": "label_enhanced",
+        "head.layers": "classifier",
+    }
+
     def validate(self) -> None:
         """Checks choices, ranges and combinations; raises `UsageError`."""
         super().validate()

@@ -6,6 +6,8 @@ Steps of a forward pass (numbers as in card.md): 1 embed what is observed, 2 ret
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -63,6 +65,10 @@ class Ragpt(MemoryMethod):
     def predict_step(self, batch: Batch) -> Tensor:
         """Logits `[B, C]`."""
         return self._logits(batch)
+
+    def official_state(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Released filters are complex; here they are pairs of real numbers."""
+        return {name: torch.view_as_real(value) if value.is_complex() else value for name, value in theirs.items()}
 
     def _logits(self, batch: Batch) -> Tensor:
         embedded = self._embed(batch)

@@ -37,7 +37,8 @@ shape agrees it is loaded; the others keep the initial values of train_seed.  Th
   frozen      in both, but pretrained and frozen here: it comes from backbone.weights
 
 --map OURS=THEIRS replaces a prefix of our tensor names by one of theirs; it goes before the method's own table
-(`official_names` of its config, printed in its card)."""
+(`official_names` of its config, printed in its card).  Where a released layout differs (an order of modalities, prompts
+in several tensors, complex numbers) the method rearranges it first; its card says what, and what to do by hand."""
 
 Status = Literal["shape", "missing", "unexpected", "frozen", "loaded"]
 _ORDER: tuple[Status, ...] = ("shape", "missing", "unexpected", "frozen", "loaded")
@@ -84,7 +85,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.output.exists():
         raise UsageError(f"{arguments.output} exists; choose another file with -o, or move it away.")
     given = dict(_split(text) for text in arguments.map)
-    theirs = read_state(Path(files[0]))
+    theirs: Mapping[str, Tensor] = read_state(Path(files[0]))
 
     from harness.compose import compose
     from harness.runner import save_weights
@@ -94,6 +95,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if len(configs) != 1:
         raise UsageError(f"import-checkpoint loads one file into one method; these options describe {len(configs)}.")
     cell, method = build(configs[0])
+    theirs = method.official_state(theirs)
     state = trainable_state(method)
     everything = method.state_dict()
     if idle := [prefix for prefix in given if not any(_below(name, prefix) for name in everything)]:

@@ -1,0 +1,31 @@
+"""Names in the state dicts that the MMIN family released (MMIN, IF-MMIN, RedCore, RAMER), for `official_names`.
+
+Those repositories save one file per network; the names here are of one state dict in which the tensors of network X
+start with `netX.`, and those of a pretraining run with `pretrained.netX.`.  This module is light: no torch.
+"""
+
+from __future__ import annotations
+
+
+def encoder_names(ours: str, run: str = "") -> dict[str, str]:
+    """LSTM of audio and video and TextCNN of text below `ours`, in the state dict of `run`."""
+    return {
+        f"{ours}.audio.lstm": f"{run}netA.rnn",
+        f"{ours}.video.lstm": f"{run}netV.rnn",
+        **{f"{ours}.text.convolutions.{index}": f"{run}netL.conv{index + 1}" for index in range(3)},
+        f"{ours}.text.projection": f"{run}netL.embd",
+    }
+
+
+def cascade_names(ours: str, theirs: str) -> dict[str, str]:
+    """A `CascadedResidualAutoencoder` of five blocks."""
+    parts = [(block, part) for block in range(5) for part in ("encoder", "decoder")]
+    return {
+        **{f"{ours}.blocks.{block}.{part}": f"{theirs}.{part}_{block}" for block, part in parts},
+        f"{ours}.transition": f"{theirs}.transition",
+    }
+
+
+def classifier_names(ours: str, theirs: str) -> dict[str, str]:
+    """An `FcClassifier`."""
+    return {f"{ours}.layers": f"{theirs}.module", f"{ours}.output": f"{theirs}.fc_out"}
