@@ -17,7 +17,7 @@ import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -92,23 +92,32 @@ def load_npy(path: Path) -> npt.NDArray[Any]:
         raise DataError(f"{path} is not read: {error}") from error
 
 
-def load_npz(path: Path) -> dict[str, Any]:
-    """Reads all arrays of a `.npz` file of at most 1 GiB; one that only wraps an object becomes that object.
+def load_npz(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Reads arrays of a `.npz` file, together at most 1 GiB; one that only wraps an object becomes that object.
+
+    Args:
+        path: The file.
+        names: The arrays to read; no other is looked at.
 
     Raises:
-        DataError: As `load_pickle`.
+        DataError: As `load_pickle`, or if an array is not in the file, naming those that are.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
+            there = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            if not set(names) <= set(there):
+                raise DataError(
+                    f"{path} has the keys {', '.join(sorted(there)[:20]) or '(none)'}, expected {', '.join(names)}."
+                )
+            members = [there[name] for name in names]
             size = sum(member.file_size for member in members)
             if size > _INFLATED:
                 raise _Refused(f"its arrays take {size} bytes, more than {_INFLATED}.")
             arrays = {}
-            for member in members:
+            for name, member in zip(names, members, strict=True):
                 with archive.open(member) as file:
                     array = _read_npy(file, member.file_size)
-                arrays[member.filename.removesuffix(".npy")] = array[()] if array.dtype.hasobject else array
+                arrays[name] = array[()] if array.dtype.hasobject else array
             return arrays
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise DataError(f"{path} cannot be read as .npz ({_reason(error)}).") from error
@@ -169,7 +178,7 @@ def _unpickle(file: Any, size: int) -> Any:
 def _scan(stream: _Stream) -> None:
     """Walks over the opcodes without running them, and follows where tuples are."""
     stack: list[bool | None] = []  # True for a tuple, None for a mark
-    memo: dict[int, bool | None] = {}
+    memo: dict[Any, bool | None] = {}
     try:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
             name = opcode.name
@@ -231,6 +240,7 @@ class _Global(_Inert):
     """Stands for a name of numpy's; a stream can call it, and nothing else."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,35 @@ from PIL import Image
 from harness import registry
 from harness.dataset import DatasetConfig
 from harness.testing.datasets import DatasetContract
+from harness.testing.feature_files import mmsa, write_iemocap, write_mer2024, write_mmsa, write_msp_improv
+
+
+def write_mosi(folder: Path) -> None:
+    write_mmsa(folder / "aligned_50.pkl", mmsa(widths=(5, 20, 24), lengths=(50, 50, 50)))
+
+
+def write_mosei(folder: Path) -> None:
+    write_mmsa(folder / "Processed/aligned_50.pkl", mmsa(widths=(74, 35, 24), lengths=(50, 50, 50)), protocol=5)
+
+
+def write_sims(folder: Path) -> None:
+    data = mmsa(widths=(33, 40, 24), lengths=(400, 55, 39), strongest=1.0, measured=True)
+    write_mmsa(folder / "unaligned_39.pkl", data, protocol=2)
+
+
+#: Data sets that nobody may hand on, and what writes small files in their official format where a user would put them.
+WRITERS: Mapping[str, Callable[[Path], None]] = {
+    "iemocap": write_iemocap,
+    "msp_improv": write_msp_improv,
+    "cmu_mosi": write_mosi,
+    "cmu_mosei": write_mosei,
+    "ch_sims": write_sims,
+    "mer2024": write_mer2024,
+}
 
 #: Test name -> data set and options, beside the defaults of every registered one.
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    **{name: (name, {}) for name in registry.datasets.names() if name != "folder"},
+    **{name: (name, {}) for name in registry.datasets.names() if name not in ("folder", *WRITERS)},
     **{
         f"synthetic_{task}": ("synthetic", {"task": task, "modalities": count, "sequence_length": length})
         for task, count, length in (("binary", 3, 1), ("multilabel", 4, 5), ("regression", 2, 3))
@@ -27,6 +52,30 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 for _test, (_name, _options) in VARIANTS.items():
     globals()[f"Test_{_test}"] = type(f"Test_{_test}", (DatasetContract,), {"dataset": _name, "options": _options})
+
+
+class FeatureFileContract(DatasetContract):
+    """A data folder with small files in the official format, and default options: never skipped."""
+
+    @pytest.fixture(autouse=True)
+    def _home(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        home = tmp_path_factory.getbasetemp() / "feature_files"
+        monkeypatch.setenv("HARNESS_HOME", str(home))
+        if not (home / "data" / self.dataset).is_dir():
+            WRITERS[self.dataset](home / "data" / self.dataset)
+
+
+for _test, _name, _options in (
+    *((name, name, {}) for name in WRITERS),
+    ("cmu_mosi_regression", "cmu_mosi", {"task": "regression"}),
+    ("ch_sims_regression", "ch_sims", {"task": "regression", "max_tokens": 0}),
+    ("iemocap_short", "iemocap", {"max_tokens": 5}),
+):
+    globals()[f"Test_{_test}"] = type(f"Test_{_test}", (FeatureFileContract,), {"dataset": _name, "options": _options})
+
+
+def test_small_files_are_written_for_registered_data_sets() -> None:
+    assert set(WRITERS) <= set(registry.datasets.names())
 
 
 class Test_folder(DatasetContract):

@@ -325,8 +325,16 @@ def test_memory_is_bounded_by_the_file(name: str, tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+def _npz_a(path: Path) -> Any:
+    return load_npz(path, ["a"])
+
+
+def _npz_bad(path: Path) -> Any:
+    return load_npz(path, ["bad"])
+
+
 def test_missing_file(tmp_path: Path) -> None:
-    for load in (load_pickle, load_npy, load_npz):
+    for load in (load_pickle, load_npy, _npz_a):
         with pytest.raises(DataError, match="No such file") as caught:
             load(tmp_path / "none")
         assert str(tmp_path / "none") in str(caught.value)
@@ -341,10 +349,13 @@ def test_npy(name: str, tmp_path: Path) -> None:
 def test_npz(tmp_path: Path) -> None:
     corpus = {"sample_1": {"emo": "happy", "val": np.float64(0.5)}, "sample_2": {"emo": "sad", "val": ""}}
     np.savez_compressed(tmp_path / "a.npz", train_corpus=corpus, numbers=np.arange(3), names=PLAIN["objects"])  # type: ignore[arg-type]
-    found = load_npz(tmp_path / "a.npz")
+    found = load_npz(tmp_path / "a.npz", ["train_corpus", "numbers", "names"])
     assert found["train_corpus"] == {"sample_1": {"emo": "happy", "val": 0.5}, "sample_2": {"emo": "sad", "val": ""}}
     same(found["numbers"], np.arange(3))
     same(found["names"], PLAIN["objects"])
+    assert list(load_npz(tmp_path / "a.npz", ["numbers"])) == ["numbers"]
+    with pytest.raises(DataError, match="has the keys names, numbers, train_corpus, expected numbers, other"):
+        load_npz(tmp_path / "a.npz", ["numbers", "other"])
 
 
 def test_objects_in_npy_and_npz_do_not_run(tmp_path: Path) -> None:
@@ -352,7 +363,7 @@ def test_objects_in_npy_and_npz_do_not_run(tmp_path: Path) -> None:
     bad = np.array([Call(os.system, _command(marker))], dtype=object)
     np.save(tmp_path / "bad.npy", bad)
     np.savez_compressed(tmp_path / "bad.npz", good=np.arange(2), bad=bad)
-    for load, file in ((load_npy, "bad.npy"), (load_npz, "bad.npz")):
+    for load, file in ((load_npy, "bad.npy"), (_npz_bad, "bad.npz")):
         with pytest.raises(DataError, match=r"asks for \w+\.system"):
             load(tmp_path / file)
     assert not marker.exists()
@@ -398,7 +409,7 @@ def test_wrong_npy(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("a.npy", content)
     with pytest.raises(DataError, match="is not read") as caught:
-        load_npz(tmp_path / "a.npz")
+        load_npz(tmp_path / "a.npz", ["a"])
     assert word in str(caught.value)
 
 
@@ -406,14 +417,14 @@ def test_wrong_npz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(b"no archive")
     with pytest.raises(DataError, match="cannot be read as"):
-        load_npz(path)
+        load_npz(path, ["a"])
     np.savez_compressed(path, a=np.random.default_rng(0).random(5000))
     damaged = bytearray(path.read_bytes())
     damaged[5000:5100] = b"\0" * 100
     path.write_bytes(bytes(damaged))
     with pytest.raises(DataError, match="cannot be read as"):
-        load_npz(path)
+        load_npz(path, ["a"])
     np.savez_compressed(path, a=np.zeros(5000))
     monkeypatch.setattr("harness.restricted_pickle._INFLATED", 30_000)
     with pytest.raises(DataError, match=r"take 40\d\d\d bytes"):
-        load_npz(path)
+        load_npz(path, ["a"])
