@@ -13,6 +13,9 @@ BUILTIN = {
     "cmu_mosei": "harness.datasets.cmu_mosei:CmuMoseiConfig",
     "ch_sims": "harness.datasets.ch_sims:ChSimsConfig",
     "mer2024": "harness.datasets.mer2024:Mer2024Config",
+    "mmimdb": "harness.datasets.mmimdb:MmimdbConfig",
+    "hateful_memes": "harness.datasets.hateful_memes:HatefulMemesConfig",
+    "food101": "harness.datasets.food101:Food101Config",
     "synthetic": "harness.datasets.synthetic:SyntheticConfig",
     "folder": "harness.datasets.folder:FolderConfig",
 }

@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "sweep": "run a grid of methods, protocols, data sets and seeds in several processes",
     "list": "list methods, datasets, protocols, metrics, encoders or backbones",
     "describe": "show one of them: options, presets, citation, licence, card",
+    "prepare": "check a data set completely, index it, and compute its features if asked to",
     "mask": "build, show or verify a mask table",
     "check": "run the contract tests on a plugin, yours or ours, and print what passed",
     "import-checkpoint": "load released weights into a method, by a table of names",

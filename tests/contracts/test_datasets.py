@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from harness import registry
 from harness.dataset import DatasetConfig
 from harness.testing.datasets import DatasetContract
 from harness.testing.feature_files import mmsa, write_iemocap, write_mer2024, write_mmsa, write_msp_improv
+from harness.testing.releases import write_food101, write_hateful_memes, write_mmimdb
 
 
 def write_mosi(folder: Path) -> None:
@@ -94,6 +95,38 @@ class Test_folder(DatasetContract):
         config = registry.datasets.get("folder")(folder=str(self.folder), modalities=modalities)  # type: ignore[call-arg]
         assert isinstance(config, DatasetConfig)
         return config
+
+
+#: Downloaded data sets: they are not on machines that run tests, so the real loaders run on small folders.
+RELEASES: Mapping[str, tuple[str, Any, Mapping[str, Any]]] = {
+    "mmimdb_written": ("mmimdb", write_mmimdb, {}),
+    "mmimdb_all_plots_written": ("mmimdb", write_mmimdb, {"text_field": "all_plots"}),
+    "hateful_memes_written": ("hateful_memes", write_hateful_memes, {}),
+    "food101_written": ("food101", write_food101, {}),
+    "food101_own_valid_written": ("food101", write_food101, {"valid": "own", "first_row": "drop"}),
+}
+
+
+class ReleaseContract(DatasetContract):
+    """A data set whose folder is written first."""
+
+    write: ClassVar[Any]
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        self.folder = tmp_path_factory.getbasetemp() / f"release_{self.dataset}"
+        if not self.folder.is_dir():
+            type(self).write(self.folder)
+
+    def config(self) -> DatasetConfig:
+        config = registry.datasets.get(self.dataset)(folder=str(self.folder), **self.options)  # type: ignore[call-arg]
+        assert isinstance(config, DatasetConfig)
+        return config
+
+
+for _test, (_name, _write, _options) in RELEASES.items():
+    _members = {"dataset": _name, "options": _options, "write": staticmethod(_write)}
+    globals()[f"Test_{_test}"] = type(f"Test_{_test}", (ReleaseContract,), _members)
 
 
 def write_folder(folder: Path) -> None:
