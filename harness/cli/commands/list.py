@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 from harness import registry
@@ -15,21 +16,34 @@ _EPILOG = """\
 examples:
   harness list methods
   harness list protocols --json
-  harness list methods --plugin my_method.py"""
+  harness list methods KDD
+  harness list published method=redeem mmimdb f1_micro
+  harness list methods --plugin my_method.py
+
+Rows are shown in which every WORD occurs, or occurs in the column with COLUMN=WORD.  `published` are numbers of papers,
+as fractions, with where and how they were read; its columns are method, dataset, metric, protocol, condition, variant,
+value, spread, paper, table, confidence, how_read and note."""
+
+#: What is not registered but listed when asked for: too long to be part of "all of them".
+PUBLISHED = "published"
 
 
 def parser(**options: Any) -> Parser:
     """Arguments of the command."""
     result = Parser(epilog=_EPILOG, **options)
-    result.add_argument("kind", nargs="?", metavar="KIND", help=f"{', '.join(registry.KINDS)}; all of them without it")
+    kinds = ", ".join(registry.KINDS)
+    result.add_argument("kind", nargs="?", metavar="KIND", help=f"{kinds}; all of them without it; or {PUBLISHED}")
+    result.add_argument("words", nargs="*", metavar="WORD", help="show only rows with this text, or COLUMN=WORD")
     add_json_option(result)
     return result
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Prints one table, or one per kind."""
+    if arguments.kind == PUBLISHED:
+        return _list_published(arguments)
     kinds = [arguments.kind] if arguments.kind else list(registry.KINDS)
-    listing = {kind: _rows(find_kind(kind)) for kind in kinds}
+    listing = {kind: _with_words(_rows(find_kind(kind)), arguments.words) for kind in kinds}
     if arguments.json:
         print_json(listing[arguments.kind] if arguments.kind else listing)
         return EXIT_OK
@@ -58,6 +72,42 @@ def find_kind(kind: str) -> Registry[Any]:
         if kind in (plural, plugins.kind):
             return plugins
     raise UnknownNameError("kind", kind, registry.KINDS)
+
+
+def _list_published(arguments: argparse.Namespace) -> int:
+    from harness.reports.published import published
+
+    rows = _with_words([asdict(number) for number in published()], arguments.words)
+    if arguments.json:
+        print_json(rows)
+        return EXIT_OK
+    print_table(
+        ["method", "data set", "protocol", "metric", "value", "confidence", "source"],
+        [
+            [
+                row["method"] + (f" ({row['variant']})" if row["variant"] else ""),
+                row["dataset"],
+                row["protocol"] + (f" {row['condition']}" if row["condition"] else ""),
+                row["metric"],
+                f"{row['value']:.4f}",
+                f"{row['confidence']}, {row['how_read']}",
+                f"{row['paper']}, {row['table']}" + (f": {row['note']}" if row["note"] else ""),
+            ]
+            for row in rows
+        ],
+    )
+    return EXIT_OK
+
+
+def _with_words(rows: list[dict[str, Any]], words: list[str]) -> list[dict[str, Any]]:
+    """Rows in which every word occurs, in capitals or not."""
+    return [row for row in rows if all(_has(row, word) for word in words)]
+
+
+def _has(row: dict[str, Any], word: str) -> bool:
+    column, _, text = word.partition("=")
+    cells, text = ([row[column]], text) if "=" in word and column in row else (list(row.values()), word)
+    return any(text.lower() in str(cell).lower() for cell in cells)
 
 
 def _rows(plugins: Registry[Any]) -> list[dict[str, Any]]:
