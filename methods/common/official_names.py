@@ -29,3 +29,25 @@ def cascade_names(ours: str, theirs: str) -> dict[str, str]:
 def classifier_names(ours: str, theirs: str) -> dict[str, str]:
     """An `FcClassifier`."""
     return {f"{ours}.layers": f"{theirs}.module", f"{ours}.output": f"{theirs}.fc_out"}
+
+
+def attention_encoder_names(ours: str, theirs: str) -> dict[str, str]:
+    """A `VariationalTokenEncoder` of three blocks."""
+    parts = {
+        "attention_norm": "ln_1",
+        "attention": "attn",
+        "attention_branch_norm": "ln_12",
+        "feedforward_norm": "ln_2",
+        "feedforward.0": "mlp.c_fc",
+        "feedforward.3": "mlp.c_proj",
+        "feedforward_branch_norm": "ln_22",
+    }
+    return {
+        f"{ours}.projection": f"{theirs}.proj",
+        **{
+            f"{ours}.blocks.{block}.{part}": f"{theirs}.resblocks.{block}.{name}"
+            for block in range(3)
+            for part, name in parts.items()
+        },
+        f"{ours}.code": f"{theirs}.muvar",
+    }

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from harness.config import MethodConfig
 from harness.errors import UsageError
+from harness.methods.common.official_names import classifier_names
 from harness.methods.common.options import check_choices
 from harness.plugin import check_range
 
@@ -92,6 +93,19 @@ class RamerConfig(MethodConfig):
             "query": "raw",
             "fill_scale": "unit_filled",
         },
+    }
+
+    official_names: ClassVar[Mapping[str, str]] = {
+        "encoders.audio.transformer": "netA",
+        "encoders.video.transformer": "netV",
+        "encoders.text.transformer": "netL",
+        "encoders.audio.projection": "netlinearA",
+        "encoders.video.projection": "netlinearV",
+        "encoders.text.projection": "netlinearT",
+        **classifier_names("unimodal_heads.audio", "netC1"),
+        **classifier_names("unimodal_heads.video", "netC2"),
+        **classifier_names("unimodal_heads.text", "netC3"),
+        **classifier_names("classifier", "netC"),
     }
 
     def loss_terms(self) -> tuple[str, ...]:

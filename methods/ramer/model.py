@@ -15,6 +15,7 @@ from harness.masking import ObservedDataset
 from harness.method import Method, MethodContext, Stage, class_prior_logits
 from harness.methods.common.fc_classifier import FcClassifier
 from harness.methods.common.moments import fit_standardizers, standardizers
+from harness.methods.common.official_layout import AUDIO_VIDEO_TEXT, block_order, reorder_blocks
 from harness.methods.common.simulation import draw_patterns
 from harness.methods.common.tokens import scatter_rows
 from harness.methods.ramer.config import RamerConfig
@@ -118,6 +119,14 @@ class Ramer(Method):
     def no_decay(self) -> Sequence[str]:
         """Start tokens and positions are not decayed."""
         return ("start", "positions")
+
+    def official_state(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Reorders what reads joined hidden states: audio, video, text in the released code."""
+        first = "netC.module.0.weight"
+        if first not in theirs:
+            return theirs
+        order = block_order(AUDIO_VIDEO_TEXT, self.modalities)
+        return {**theirs, first: reorder_blocks(theirs[first], 1, order, self.config.width)}
 
     # -- steps -------------------------------------------------------------------------------------------------------
 

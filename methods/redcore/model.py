@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,11 +15,19 @@ from harness.methods.common.cra import CascadedResidualAutoencoder
 from harness.methods.common.fc_classifier import FcClassifier
 from harness.methods.common.initialization import kaiming_
 from harness.methods.common.moments import fit_standardizers, standardizers
+from harness.methods.common.official_layout import AUDIO_TEXT_VIDEO, block_order, reorder_blocks, reorder_cascade
 from harness.methods.common.vib import GaussianCode, VariationalPooledEncoder, VariationalTokenEncoder
 from harness.methods.redcore.balance import SelfBalance
 from harness.methods.redcore.config import HEADS, RedCoreConfig
 from harness.seeding import derive_seed
 from harness.types import Batch, FeatureSpec, ModalityBatch, StepOutput
+
+#: What the released decoders read, in their order.
+_RELEASED_DECODERS = {
+    "netxenc_vl2a": ("video", "text"),
+    "netxenc_av2l": ("audio", "video"),
+    "netxenc_al2v": ("audio", "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,20 @@ class RedCore(Method):
         if self.config.standardize:
             fit_standardizers(self.scalers, train)
         self.balance.epoch_size = len(train)
+
+    def official_state(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Reorders what reads or writes joined codes: audio, text, video, or the two that a decoder's name has."""
+        first, decoders = "netCls.module.0.weight", tuple(f"{name}." for name in _RELEASED_DECODERS)
+        if first not in theirs and not any(name.startswith(decoders) for name in theirs):
+            return theirs
+        order, width = block_order(AUDIO_TEXT_VIDEO, self.modalities), self.config.width
+        state = dict(theirs)
+        if first in state:
+            state[first] = reorder_blocks(state[first], 1, order, width)
+        for decoder, sources in _RELEASED_DECODERS.items():
+            here = [name for name in self.modalities if name in sources]
+            state |= reorder_cascade(theirs, f"{decoder}.", block_order(sources, here), width)
+        return state
 
     def training_step(self, batch: Batch) -> StepOutput:
         """Task loss, unimodal task losses, divergence of the codes, balanced reconstruction of present codes."""

@@ -206,6 +206,16 @@ def in_released_layout(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]
             state[key] = joined(state[key], 1, audio_text_video)
         elif name == "if_mmin" and key == "pretrained.netC.module.0.weight":
             state[key] = twice(state[key], audio_text_video)
+        elif name == "redcore" and key == "netCls.module.0.weight":
+            state[key] = joined(state[key], 1, audio_text_video)
+        elif name == "redcore" and key.startswith("netxenc_av2l"):
+            # The other two decoders read their pair in the order of the data set: video, text and audio, text.
+            if (".encoder_" in key and key.endswith(".0.weight")) or key.endswith("transition.0.weight"):
+                state[key] = torch.cat(state[key].chunk(2, 1)[::-1], 1)
+            elif ".decoder_" in key and ".4." in key:
+                state[key] = torch.cat(state[key].chunk(2, 0)[::-1], 0)
+        elif name == "ramer" and key == "netC.module.0.weight":
+            state[key] = joined(state[key], 1, ("audio", "video", "text"))
     return state
 
 
@@ -225,6 +235,14 @@ RELEASED = {
     | {"netAE_cycle.transition.2.bias", "netC.module.3.weight", "netC.fc_out.weight", "pretrained.netV.rnn.bias_hh_l0"},
     "if_mmin": {"netinvariant.netshared.shared_1.weight", "pretrained.netShared.netshared.shared_2.bias"}
     | {"netAE.decoder_0.4.bias", "pretrained.netC.fc_out.bias"},
+    "redcore": {"netA.resblocks.2.mlp.c_proj.weight", "netL.muvar.bias", "netV.proj.weight", "netCls_l.fc_out.weight"}
+    | {"netxenc_vl2a.encoder_4.0.weight", "netA.resblocks.0.attn.in_proj_weight", "netL.resblocks.1.ln_22.bias"},
+    "ramer": {
+        "netL.layers.1.self_attn.out_proj.weight",
+        "netlinearT.bias",
+        "netC1.module.2.weight",
+        "netC.fc_out.bias",
+    },
 }
 
 
