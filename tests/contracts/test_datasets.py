@@ -113,7 +113,8 @@ class ReleaseContract(DatasetContract):
     write: ClassVar[Any]
 
     @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+    def _folder(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HARNESS_HOME", str(tmp_path_factory.getbasetemp() / "release_home"))
         self.folder = tmp_path_factory.getbasetemp() / f"release_{self.dataset}"
         if not self.folder.is_dir():
             type(self).write(self.folder)
