@@ -154,7 +154,7 @@ class ImaginationMethod(Method):
         return nn.ModuleDict(
             {
                 modality.name: modality_encoder(
-                    encoder_kind(config.encoder, modality.kind),
+                    encoder_kind(config.encoder, modality),
                     context.features[modality.name],
                     config.width,
                     config.encoder_dropout,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness.errors import UsageError
 from harness.methods.common.tokens import scatter_rows
-from harness.types import Batch, FeatureSpec, ModalityBatch, ModalityKind
+from harness.types import Batch, FeatureSpec, ModalityBatch, ModalitySpec
 
 #: Values of a method's encoder option: the pooled vector, or the papers' token encoders.
 ENCODER_OPTIONS = ("pooled", "tokens")
@@ -128,11 +128,15 @@ def modality_encoder(
     raise UsageError(f"modality encoder {kind!r} is not one of pooled, lstm, text_cnn.")
 
 
-def encoder_kind(option: str, modality: ModalityKind) -> str:
-    """Kind of encoder that an option of `ENCODER_OPTIONS` means: the papers read text by TextCNN, the rest by LSTM."""
+def encoder_kind(option: str, modality: ModalitySpec) -> str:
+    """Kind of encoder that an option of `ENCODER_OPTIONS` means: the papers read text by TextCNN, the rest by LSTM.
+
+    Text is also what comes as published features under the name `text` (IEMOCAP, CMU-MOSEI, …).
+    """
     if option == "pooled":
         return "pooled"
-    return "text_cnn" if modality == "text" else "lstm"
+    is_text = modality.kind == "text" or (modality.kind == "features" and modality.name == "text")
+    return "text_cnn" if is_text else "lstm"
 
 
 def encode_present(encoders: nn.ModuleDict, batch: Batch) -> Tensor:

@@ -26,7 +26,7 @@ from harness.methods.redeem.config import RedeemConfig
 from harness.testing.data import tiny_observed, tiny_spec
 from harness.testing.methods import contract_for
 from harness.trainer import restore_state, trainable_state
-from harness.types import FeatureSpec, ModalityKind, ModalitySpec
+from harness.types import FeatureSpec, ModalitySpec
 
 Capture = pytest.CaptureFixture[str]
 
@@ -141,8 +141,7 @@ def build_preset(name: str, preset: str, seed: int = 0) -> Method:
         data = tiny_observed(supervision="complete" if config.needs_complete_supervision() else "observed")
         method = contract.build(data, config=config)
     else:
-        kinds: dict[str, ModalityKind] = {"video": "video", "audio": "audio", "text": "text"}
-        spec = replace(tiny_spec(), modalities=tuple(ModalitySpec(key, kind) for key, kind in kinds.items()))
+        spec = replace(tiny_spec(), modalities=tuple(ModalitySpec(key, "features") for key in WIDTHS))
         features = {key: FeatureSpec(6, (width,), width) for key, width in WIDTHS.items()}
         config = contract.config(tiny_observed(), preset)
         implementation: type[Method] = config.implementation()
@@ -312,6 +311,30 @@ def test_wrong_usage(arguments: list[str], code: int, says: str, tmp_path: Path,
     assert main(run(*arguments)) == code
     assert says in capsys.readouterr().err
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_files_of_single_networks_are_joined_by_the_program_in_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = trainable_state(build_preset("mmin", "official", seed=1))
+    theirs = {official_name(key, table_of("mmin")): value for key, value in random.items()}
+    nets: dict[str, dict[str, Tensor]] = {}
+    for key, value in theirs.items():
+        folder = "pretraining" if key.startswith("pretrained.") else "main"
+        net, _, rest = key.removeprefix("pretrained.net").removeprefix("net").partition(".")
+        nets.setdefault(f"{folder}/1/60_net_{net}.pth", {})[rest] = value
+    assert {"main/1/60_net_AE_cycle.pth", "pretraining/1/60_net_C.pth"} <= set(nets)
+    monkeypatch.chdir(tmp_path)
+    for file, tensors in nets.items():
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(tensors, file)
+    plugin = registry.methods.get("mmin")
+    assert issubclass(plugin, MethodConfig)
+    program = plugin.card_path().read_text().split("```python\n")[1].partition("```")[0]
+    exec(compile(program, "card", "exec"), {})
+    found = read_state(Path("released.pt"))
+    assert set(found) == set(theirs)
+    assert all(torch.equal(found[key], value) for key, value in theirs.items())
 
 
 def cascade(state: Mapping[str, Tensor], prefix: str, joint: Tensor) -> Tensor:

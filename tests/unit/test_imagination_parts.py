@@ -24,7 +24,7 @@ from harness.methods.common.modality_encoders import (
 from harness.methods.common.simulation import draw_patterns
 from harness.testing.data import tiny_observed
 from harness.testing.methods import whole
-from harness.types import FeatureSpec, ModalityBatch
+from harness.types import FeatureSpec, ModalityBatch, ModalitySpec
 
 
 def size(module: nn.Module) -> int:
@@ -181,9 +181,13 @@ def test_published_sizes() -> None:
 
 
 def test_kinds() -> None:
-    assert encoder_kind("pooled", "text") == encoder_kind("pooled", "image") == "pooled"
-    assert encoder_kind("tokens", "text") == "text_cnn"
-    assert encoder_kind("tokens", "audio") == encoder_kind("tokens", "features") == "lstm"
+    text, caption = ModalitySpec("text", "text"), ModalitySpec("caption", "text")
+    audio, image = ModalitySpec("audio", "audio"), ModalitySpec("image", "features")
+    assert {encoder_kind("pooled", modality) for modality in (text, caption, audio, image)} == {"pooled"}
+    assert encoder_kind("tokens", text) == encoder_kind("tokens", caption) == "text_cnn"
+    assert encoder_kind("tokens", audio) == encoder_kind("tokens", image) == "lstm"
+    # Published features of emotion data sets are of no kind but `features`.
+    assert encoder_kind("tokens", ModalitySpec("text", "features")) == "text_cnn"
     with pytest.raises(UsageError, match="pooled, lstm, text_cnn"):
         modality_encoder("gru", FeatureSpec(1, (2,), 2), 4, 0.0)
     with pytest.raises(UsageError, match="tokens of shape"):
