@@ -249,7 +249,7 @@ def _moments(sequences: Iterator[FloatArray]) -> tuple[FloatArray, FloatArray]:
     for sequence in sequences:
         wide = sequence.astype(np.float64)
         if not count:
-            origin, total, squares = wide[0], np.zeros(wide.shape[1]), np.zeros(wide.shape[1])
+            origin, total, squares = wide[0].copy(), np.zeros(wide.shape[1]), np.zeros(wide.shape[1])
         wide -= origin
         count += len(wide)
         total = total + wide.sum(axis=0)
@@ -273,8 +273,7 @@ def _opened(path: Path, obtain: str) -> Iterator[Any]:
     """An HDF5 file; what HDF5 finds wrong while it is read is an error of one line."""
     h5py = _h5py()
     try:
-        # Nobody writes these files, and network file systems often refuse locks.
-        with h5py.File(path, "r", locking=False) as file:
+        with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError) as error:
         reason = (str(error).splitlines() or ["no HDF5 file"])[0][:120]

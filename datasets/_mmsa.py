@@ -195,7 +195,7 @@ def _converted(source: Path, folder: Path, obtain: str) -> dict[Split, _Part]:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         return {split: _open(folder, split, meta[split]) for split in SPLITS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is damaged ({error}); delete it and run again.") from error
 
 
@@ -266,8 +266,9 @@ def _convert_split(part: Any, where: str, target: Path, obtain: str) -> tuple[di
                 f"{where}: {field} holds NaN or infinite values in {bad.size} samples, e.g. {ids[int(bad[0])]!r}; "
                 f"{obtain}"
             )
-        lengths, measured[name] = _lengths(part, field, len(ids), tokens.shape[1], where, obtain)
-        spans, blank[name] = _spans(tokens, lengths)
+        filled: BoolArray = np.any(tokens, axis=2)
+        spans, measured[name] = _spans(part, field, filled, where, obtain)
+        blank[name] = int((~filled.any(axis=1)).sum())
         np.save(target.with_name(f"{target.name}-{name}-tokens.npy"), tokens, allow_pickle=False)
         np.save(target.with_name(f"{target.name}-{name}-spans.npy"), spans, allow_pickle=False)
         widths.append(tokens.shape[2])
@@ -300,38 +301,37 @@ def _numbers(raw: Any, count: int, where: str, obtain: str) -> list[float]:
     return [float(number) for number in numbers]
 
 
-def _lengths(
-    part: Mapping[str, Any], field: str, count: int, longest: int, where: str, obtain: str
-) -> tuple[IntArray | None, str]:
-    """Lengths `[N]` where the file says them, and the key that does.
+def _spans(part: Mapping[str, Any], field: str, filled: BoolArray, where: str, obtain: str) -> tuple[IntArray, str]:
+    """First token of each sample that is no padding, and one behind the last, `[N, 2]`; and what told them.
 
-    Each modality is measured by itself: lengths of another one would say something of a value that is hidden.
+    The file's mask of the text, else its lengths, else padding is rows of zeros in front or behind.  Each modality is
+    measured by itself: the length of another one would say something of a value that is hidden.
+
+    Args:
+        part: What the split holds beside this modality.
+        field: The modality's key.
+        filled: `[N, T]`, False for rows of zeros.
+        where: Names the split in messages.
+        obtain: How to get the file.
     """
-    if field == "text":
-        masks = part.get("text_bert")
-        if isinstance(masks, np.ndarray) and masks.dtype.kind in "biuf" and masks.shape == (count, 3, longest):
-            return (masks[:, 1] > 0).sum(axis=1).clip(1, longest), "text_bert"
-        return None, "zeros"
+    count, longest = filled.shape
+    masks: Any = part.get("text_bert")
     key = f"{field}_lengths"
-    if key not in part:
-        return None, "zeros"
-    lengths = np.asarray(_numbers(part[key], count, f"{where}: {key}", obtain))
-    return lengths.clip(1, longest).astype(np.int64), key
+    numbers = isinstance(masks, np.ndarray) and masks.dtype.kind in "biuf"
+    if field == "text" and numbers and masks.shape == (count, 3, longest):
+        return np.stack(_ends(masks[:, 1].astype(np.bool_)), axis=1), "text_bert"
+    first, last = _ends(filled)
+    if field == "text" or key not in part:
+        return np.stack([first, last], axis=1), "zeros"
+    lengths = np.asarray(_numbers(part[key], count, f"{where}: {key}", obtain)).clip(1, longest).astype(np.int64)
+    # Zeros within a length are no padding (no face in sight); the filled end tells on which side padding is.
+    behind, before = last <= lengths, first >= longest - lengths
+    first = np.where(behind, 0, np.where(before, longest - lengths, first))
+    last = np.where(behind, lengths, np.where(before, longest, last))
+    return np.stack([first, last], axis=1), key
 
 
-def _spans(tokens: FloatArray, lengths: IntArray | None) -> tuple[IntArray, int]:
-    """First token of each sample that is no padding, and one behind the last; and how many samples are all zeros.
-
-    Padding is rows of zeros in front or behind.  A sample of zeros alone keeps one row, or those of its length.
-    """
-    filled: BoolArray = np.any(tokens, axis=2)
-    longest = filled.shape[1]
-    there = filled.any(axis=1)
-    first = filled.argmax(axis=1)
-    last = np.where(there, longest - filled[:, ::-1].argmax(axis=1), 1)
-    if lengths is not None:
-        # A length holds zeros that are no padding (no face in sight); the other end tells on which side it counts.
-        behind, before = last <= lengths, first >= longest - lengths
-        first = np.where(behind, 0, np.where(before, longest - lengths, first))
-        last = np.where(behind, lengths, np.where(before, longest, last))
-    return np.stack([first, last], axis=1).astype(np.int64), int((~there).sum())
+def _ends(filled: BoolArray) -> tuple[IntArray, IntArray]:
+    """First True of each row of `[N, T]`, and one behind the last; 0 and 1 for a row without any."""
+    last = np.where(filled.any(axis=1), filled.shape[1] - filled[:, ::-1].argmax(axis=1), 1)
+    return filled.argmax(axis=1).astype(np.int64), last.astype(np.int64)
