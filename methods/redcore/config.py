@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from harness.config import MethodConfig
 from harness.errors import UsageError
+from harness.methods.common.official_names import attention_encoder_names, cascade_names, classifier_names
 from harness.methods.common.options import check_choices
 from harness.plugin import check_range
 
@@ -43,7 +44,8 @@ class RedCoreConfig(MethodConfig):
         unimodal_weight: Weight of the unimodal classifiers' losses.
         kl_weight: Weight λ of the codes' divergence from the standard normal.
         reconstruction_weight: Weight of the balanced reconstruction losses.
-        reconstruction: A code's squared error is the `sum` over d (paper), or the `mean`.
+        reconstruction: A code's squared error is the `mean` over d, or the `sum` (paper), which outweighs the task
+            for the first thousands of steps.
         average_rate: ρ of the running averages of the reconstruction losses.
         step_size: η of the weights' update, before its growth; 0 keeps the weights equal.
         step_growth: Factor by which η grows at the start and then every `growth_every`.
@@ -68,7 +70,7 @@ class RedCoreConfig(MethodConfig):
     unimodal_weight: float = 1.0
     kl_weight: float = 8e-4
     reconstruction_weight: float = 0.15
-    reconstruction: str = "sum"
+    reconstruction: str = "mean"
     average_rate: float = 0.7
     step_size: float = 0.1
     step_growth: float = 1.5
@@ -91,6 +93,7 @@ class RedCoreConfig(MethodConfig):
             "encoder": "tokens",
             "standardize": False,
             "initialization": "kaiming",
+            "reconstruction": "sum",
             "growth_every": 500,
             "growth_unit": "iterations",
         },
@@ -99,11 +102,25 @@ class RedCoreConfig(MethodConfig):
             "padding": "included",
             "standardize": False,
             "initialization": "kaiming",
+            "reconstruction": "sum",
             "growth_every": 500,
             "growth_unit": "iterations",
             "mask_binding": "position",
             "eval_sample": True,
         },
+    }
+
+    official_names: ClassVar[Mapping[str, str]] = {
+        **attention_encoder_names("encoders.audio", "netA"),
+        **attention_encoder_names("encoders.video", "netV"),
+        **attention_encoder_names("encoders.text", "netL"),
+        **cascade_names("decoders.audio", "netxenc_vl2a"),
+        **cascade_names("decoders.video", "netxenc_al2v"),
+        **cascade_names("decoders.text", "netxenc_av2l"),
+        **classifier_names("classifier", "netCls"),
+        **classifier_names("unimodal_classifiers.audio", "netCls_a"),
+        **classifier_names("unimodal_classifiers.video", "netCls_v"),
+        **classifier_names("unimodal_classifiers.text", "netCls_l"),
     }
 
     def loss_weights(self) -> dict[str, float]:
