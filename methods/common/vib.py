@@ -103,6 +103,7 @@ class BranchNormBlock(nn.Module):
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, dropout=_ATTENTION_DROPOUT, batch_first=True)
+        nn.init.normal_(self.attention.in_proj_weight, std=width**-0.5)  # as the released code starts
         self.attention_branch_norm = nn.LayerNorm(width)
         self.feedforward_norm = nn.LayerNorm(width)
         self.feedforward = nn.Sequential(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ import torch
 from harness.errors import DependencyError, SupervisionError, UsageError
 from harness.features import FeatureArray
 from harness.masking import ObservedDataset
-from harness.retrieval import MemoryBank
-from harness.types import BoolArray, DatasetSpec, ModalitySpec, Split, TaskSpec
+from harness.retrieval import KeyBank, Keys, MemoryBank, content_digests
+from harness.types import Batch, BoolArray, DatasetSpec, ModalitySpec, Split, TaskSpec
 
 SPEC = DatasetSpec(
     "toy",
@@ -182,3 +183,106 @@ def test_bank_bytes_count_keys_and_payload(tmp_path: Path) -> None:
     keys = 10 * 8 * 4
     payload = 10 * 2 * (3 * (4 * 4 + 1))
     assert bank.nbytes == keys + payload
+
+
+# -- banks of learned keys -----------------------------------------------------------------------------------------
+
+
+def learned(batch: Batch) -> Keys:
+    """The pooled vectors as keys."""
+    keys = torch.full((len(batch), 2, 4), torch.nan)
+    for column, part in enumerate(batch.inputs.values()):
+        keys[part.rows, column] = part.pooled
+    return Keys(batch.ids, keys, batch.present, content_digests(batch))
+
+
+def key_bank(source: ObservedDataset, **options: Any) -> KeyBank:
+    return KeyBank(learned(source.batch(range(len(source)))), learned, **options)
+
+
+@pytest.mark.parametrize("backend", ["faiss", "torch"])
+def test_learned_keys_decide_together_by_their_mean(backend: str) -> None:
+    train, test = view(50), view(20, seed=1, split="test")
+    result = key_bank(train, backend=backend).neighbours(test.batch(range(20)), 4)
+    total = cosines(test, train, SPEC.modality_names)
+    expected = np.argsort(-total, axis=1)[:, :4]
+    assert result.index.numpy().tolist() == expected.tolist()
+    np.testing.assert_allclose(result.score.numpy(), np.take_along_axis(total, expected, 1) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["faiss", "torch"])
+def test_the_list_whose_last_item_is_nearest_wins(backend: str) -> None:
+    train, test = view(50), view(20, seed=1, split="test")
+    result = key_bank(train, backend=backend, aggregation="max_of_kth").neighbours(test.batch(range(20)), 4)
+    lists = [cosines(test, train, (name,)) for name in SPEC.modality_names]
+    winners = set()
+    for row in range(20):
+        best = max(range(2), key=lambda column: np.sort(lists[column][row])[-4])
+        winners.add(best)
+        assert result.index[row].tolist() == np.argsort(-lists[best][row])[:4].tolist()
+    assert winners == {0, 1}
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "max_of_kth"])
+def test_candidates_share_a_modality_with_the_query(aggregation: str) -> None:
+    """Also where more candidates must be looked at than the first few, and none is left over."""
+    present = np.ones((60, 2), np.bool_)
+    present[:50, 1] = False
+    bank = key_bank(view(60, present=present), aggregation=aggregation)
+    shown = np.ones((20, 2), np.bool_)
+    shown[:, 0] = False
+    result = bank.neighbours(view(20, seed=1, split="test", present=shown).batch(range(20)), 12)
+    assert result.found.sum(1).tolist() == [10] * 20
+    assert all(sorted(row[:10]) == list(range(50, 60)) for row in result.index.tolist())
+    assert (result.index[:, 10:] == -1).all()
+    # A longer list wins over a shorter one.
+    both = bank.neighbours(view(20, seed=1, split="test").batch(range(20)), 12)
+    assert both.found.all()
+
+
+def test_learned_keys_never_find_the_query_or_its_twin() -> None:
+    train = view(30, twins={1: 0})
+    bank = key_bank(train)
+    found = bank.neighbours(train.batch(range(30)), 29)
+    for row, near in enumerate(found.index.tolist()):
+        expected = set(range(30)) - ({0, 1} if row < 2 else {row})
+        assert {item for item in near if item >= 0} == expected
+    # Another sample with the same content, of another split, has no neighbour in its twins either.
+    copied = ObservedDataset(
+        SPEC, "test", ["new"], train._features, np.array([0]), train.present[:1], train.present[:1], train.labels[:1]
+    )
+    assert set(bank.neighbours(copied.batch([0]), 29).index[0].tolist()) - {-1} == set(range(2, 30))
+
+
+def test_the_first_hit_is_dropped_whoever_it_is() -> None:
+    train, test = view(30), view(5, seed=1, split="test")
+    ordered = np.argsort(-cosines(test, train, SPEC.modality_names), axis=1)
+    result = key_bank(train, exclude="first_hit").neighbours(test.batch(range(5)), 4)
+    assert result.index.numpy().tolist() == ordered[:, 1:5].tolist()
+    own = key_bank(train, exclude="first_hit").neighbours(train.batch(range(30)), 4).index
+    assert not (own == torch.arange(30).unsqueeze(1)).any()
+
+
+def test_raw_queries_are_not_normalised() -> None:
+    train, test = view(50), view(20, seed=1, split="test")
+    queries = learned(test.batch(range(20)))
+    unit, raw = (key_bank(train, unit_queries=unit).search(queries, 3).score for unit in (True, False))
+    assert (unit <= 1 + 1e-5).all()
+    alone = Keys(queries.ids, queries.keys, torch.tensor([[True, False]]).expand(20, 2), queries.digest)
+    scores = key_bank(train, unit_queries=False).search(alone, 3).score
+    norms = queries.keys[:, 0].norm(dim=1, keepdim=True)
+    torch.testing.assert_close(scores, key_bank(train).search(alone, 3).score * norms, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(unit, raw)
+
+
+def test_learned_keys_are_remembered_by_content() -> None:
+    """The same id with other content is another query."""
+    train = view(50)
+    bank = key_bank(train)
+    first, second = (view(8, seed=seed, split="test").batch(range(8)) for seed in (1, 2))
+    assert not torch.equal(bank.neighbours(first, 3).index, bank.neighbours(second, 3).index)
+    again = key_bank(train).neighbours(second, 3)
+    assert torch.equal(bank.neighbours(second, 3).index, again.index)
+    assert bank.nbytes == 50 * 2 * 4 * 4
+    empty = bank.search(learned(first).select(torch.arange(0)), 3)
+    assert empty.index.shape == (0, 3)
