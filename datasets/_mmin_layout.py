@@ -58,6 +58,7 @@ class MminLayoutConfig(DatasetConfig):
         mean_std: File of audio statistics per fold; empty where they are computed from the training part.
         one_hot: Whether the label files hold rows 0/1 rather than class numbers.
         classes: Names of the classes.
+        primary_metric: Chooses the epoch and heads the tables.
     """
 
     folder: str = ""
@@ -70,6 +71,7 @@ class MminLayoutConfig(DatasetConfig):
     mean_std: ClassVar[str] = ""
     one_hot: ClassVar[bool]
     classes: ClassVar[tuple[str, ...]]
+    primary_metric: ClassVar[str] = "f1_macro"
 
     def validate(self) -> None:
         """Checks ranges; raises `UsageError`."""
@@ -121,7 +123,7 @@ class MminLayoutConfig(DatasetConfig):
                     name=f"{self.name}_fold{self.fold}",
                     version=self.version,
                     modalities=tuple(ModalitySpec(name, "features", (None, _WIDTHS[name])) for name in MODALITIES),
-                    task=TaskSpec("multiclass", len(self.classes), self.classes, "f1_macro"),
+                    task=TaskSpec("multiclass", len(self.classes), self.classes, self.primary_metric),
                     license=self.license,
                     citation=self.citation,
                     fingerprint=table_fingerprint(

@@ -33,6 +33,7 @@ class IemocapConfig(MminLayoutConfig):
     mean_std: ClassVar[str] = "A/comparE_mean_std.h5"
     one_hot: ClassVar[bool] = True
     classes: ClassVar[tuple[str, ...]] = ("happy", "angry", "sad", "neutral")
+    primary_metric: ClassVar[str] = "uar"
 
     def _facts(self, ids: Mapping[Split, Sequence[str]]) -> dict[str, Any]:
         # `Ses01F_impro01_F000` is an utterance of the dialogue `Ses01F_impro01`.

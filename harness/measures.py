@@ -88,6 +88,11 @@ def _accuracy(logits: Floats, labels: Labels, weights: Floats) -> Floats:
     return _sample_mean((logits.argmax(axis=1) == labels).astype(np.float64), weights)
 
 
+def _uar(logits: Floats, labels: Labels, weights: Floats) -> Floats:
+    predicted, true = _decisions(logits, labels, 0.0)
+    return _mean_defined(_ratio(weights @ (predicted * true), weights @ true))
+
+
 def _decisions(logits: Floats, labels: Labels, threshold: float) -> tuple[Floats, Floats]:
     """Predicted and true 0/1 indicators, both `[N, C]`; multilabel decides by `logit >= threshold`."""
     if labels.ndim == 2:
@@ -203,6 +208,7 @@ def _spread(values: Floats, mean: Floats, weights: Floats, count: Floats) -> Flo
 
 
 accuracy = Score(_accuracy)
+uar = Score(_uar)
 f1_micro = _f1("micro")
 f1_macro = _f1("macro")
 f1_samples = _f1("samples")

@@ -12,6 +12,7 @@ from harness.types import TaskSpec
 
 BUILTIN = {
     "accuracy": "harness.metrics:Accuracy",
+    "uar": "harness.metrics:Uar",
     "f1_micro": "harness.metrics:F1Micro",
     "f1_macro": "harness.metrics:F1Macro",
     "f1_samples": "harness.metrics:F1Samples",
@@ -45,6 +46,16 @@ class Accuracy(MetricConfig):
     target: ClassVar[str] = "harness.measures:accuracy"
     summary: ClassVar[str] = "share of samples whose highest logit is the label"
     citation: ClassVar[str] = _SKLEARN
+    tasks: ClassVar[tuple[str, ...]] = ("binary", "multiclass")
+
+
+@dataclass
+class Uar(MetricConfig):
+    """Unweighted average recall, `UA` in emotion recognition: mean recall of the classes that occur."""
+
+    target: ClassVar[str] = "harness.measures:uar"
+    summary: ClassVar[str] = "mean recall of the classes that occur (unweighted accuracy)"
+    citation: ClassVar[str] = f"Schuller, Steidl, Batliner: INTERSPEECH 2009 Emotion Challenge; as in {_SKLEARN}"
     tasks: ClassVar[tuple[str, ...]] = ("binary", "multiclass")
 
 

@@ -54,7 +54,6 @@ EXTERNAL_DATASETS: Mapping[str, str] = {
 #: Metrics that are not registered here.
 EXTERNAL_METRICS: Mapping[str, str] = {
     "f1": "F1, the average is not stated",
-    "recall_macro": "mean recall over classes (UA)",
 }
 
 

@@ -37,10 +37,10 @@ def test_words_narrow_it_down(capsys: Capture) -> None:
 
 
 def test_a_line_says_what_where_and_how_sure(capsys: Capture) -> None:
-    assert main(["list", "published", "method=mmin", "condition=audio+video", "recall_macro", "paper=MPLMM"]) == 0
+    assert main(["list", "published", "method=mmin", "condition=audio+video", "uar", "paper=MPLMM"]) == 0
     _, line = capsys.readouterr().out.splitlines()
     assert line.split()[:6] == [
-        *("mmin", "iemocap", "train:complete,test:patterns_proper", "audio+video", "recall_macro", "0.6543"),
+        *("mmin", "iemocap", "train:complete,test:patterns_proper", "audio+video", "uar", "0.6543"),
     ]
     assert "high, quoted" in line
     assert "MPLMM (ACL 2024), Table 1: copied there from MMIN" in line

@@ -92,6 +92,7 @@ def reference(kind: TaskKind, logits: Array, labels: Array) -> Mapping[str, floa
     values["ece"] = slow_ece(kind, logits, labels)
     if kind != "multilabel":
         values["accuracy"] = sk.accuracy_score(labels, guess)
+        values["uar"] = sk.balanced_accuracy_score(labels, guess)
     return values
 
 
