@@ -77,7 +77,7 @@ class RamerConfig(MethodConfig):
     target: ClassVar[str] = "harness.methods.ramer.model:Ramer"
     summary: ClassVar[str] = "missing modalities are hidden states retrieved from similar training samples (2024)"
     citation: ClassVar[str] = (
-        "Fan, Zhang, Yu, Zhang, Lian and others, Leveraging Retrieval Augment Approach for Multimodal Emotion "
+        "Fan, Yuan, Zuo, Liu and Gao, Leveraging Retrieval Augment Approach for Multimodal Emotion "
         "Recognition Under Missing Modalities, 2024, arXiv:2410.02804"
     )
     uses_backbone: ClassVar[bool] = False

@@ -84,7 +84,8 @@ class RedCoreConfig(MethodConfig):
     summary: ClassVar[str] = "variational codes predicted from each other, with self-balancing weights (AAAI 2024)"
     citation: ClassVar[str] = (
         "Sun, Zhang, Han, Ruan and Li, RedCore: Relative Advantage Aware Cross-Modal Representation Learning for "
-        "Missing Modalities with Imbalanced Missing Rates, AAAI 2024, 38(13), pages 15173-15182, arXiv:2312.10386"
+        "Missing Modalities with Imbalanced Missing Rates, AAAI 2024, 38(13), pages 15173-15182, "
+        "doi:10.1609/aaai.v38i13.29440, arXiv:2312.10386"
     )
     uses_backbone: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
