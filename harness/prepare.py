@@ -180,14 +180,22 @@ def _facts(dataset: DatasetConfig, name: str, table: DataTable, folders: Folders
     place = "computed or in installed packages" if own is None else str(Path(own or folders.data / name).expanduser())
     return {
         "data set": table.spec.name,
-        "samples": ", ".join(f"{split} {len(table.splits[split]):,}" for split in SPLITS),
+        "splits": ", ".join(f"{split} {len(table.splits[split]):,}" for split in SPLITS),
         "modalities": ", ".join(
             f"{modality.name} ({int(present):,} present)"
             for modality, present in zip(table.spec.modalities, table.available.sum(axis=0), strict=True)
         ),
+        **{key: _in_words(value) for key, value in table.card.items()},
         "files": place,
         "fingerprint": table.spec.fingerprint,
     }
+
+
+def _in_words(value: Any) -> str:
+    """A fact of a data card on one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_in_words(part)}" for key, part in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _store_features(config: PrepareConfig, table: DataTable, workspace: Workspace) -> str:

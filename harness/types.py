@@ -92,7 +92,7 @@ class DataTable:
         values: Per modality a sequence of N raw values: `str` (text), uint8 `[H, W, 3]` (image), float32 arrays
             (features, tabular, audio); read on access, `DataError` names a corrupt or missing file.
         groups: `[N]` int64 ids of near-duplicate groups that no split boundary may cut, or None.
-        card: Free-form facts for `harness describe` (counts, leak checks).
+        card: Free-form facts for `harness prepare` (counts, leak checks).
         bayes_accuracy: For generated data, the best possible accuracy per present-modality tuple.
     """
 

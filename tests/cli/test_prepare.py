@@ -31,7 +31,7 @@ def test_a_sound_part_of_a_release(memes: Path, home: Path, capsys: Capture) -> 
     facts = dict(
         line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if not line.startswith("data ")
     )
-    assert facts["samples"] == "train 24, valid 8, test 8"
+    assert facts["splits"] == "train 24, valid 8, test 8"
     assert facts["files"] == str(memes)
     assert Path(facts["index"]).is_file()
     assert Path(facts["report"]).is_file()
@@ -62,7 +62,7 @@ def test_several_data_sets_one_of_them_absent(tmp_path: Path, home: Path, capsys
     assert main(["prepare", "dataset=mmimdb,hateful_memes,food101", "subset=true"]) == 3
     captured = capsys.readouterr()
     assert "no train.jsonl of Hateful Memes" in captured.err
-    assert captured.out.count("samples") == 2
+    assert captured.out.count("splits") == 2
 
 
 def test_one_absent_data_set_is_one_line(capsys: Capture) -> None:
