@@ -422,7 +422,10 @@ def vilt_data(folder: Path, count: int = 12) -> tuple[ObservedDataset, dict[str,
     return view, features
 
 
-@pytest.mark.parametrize("name", registry.methods.names())
+ON_A_BACKBONE = [name for name in registry.methods.names() if registry.methods.get(name).uses_backbone]
+
+
+@pytest.mark.parametrize("name", ON_A_BACKBONE)
 def test_methods_run_on_it_and_cannot_see_hidden_values(name: str, folder: Path, config: ViltB32Config) -> None:
     kind: Any = registry.methods.get(name)
     options = kind(modality="text") if name == "unimodal" else kind()
@@ -437,11 +440,10 @@ def test_methods_run_on_it_and_cannot_see_hidden_values(name: str, folder: Path,
         torch.manual_seed(1)
         loss = method.train()(shown.batch(range(len(shown)))).loss
         assert torch.isfinite(loss)
-        if kind.trains:
-            loss.backward()
-            frozen = [p for p in method.parameters() if not p.requires_grad]
-            assert frozen
-            assert all(p.grad is None for p in frozen)
+        loss.backward()
+        frozen = [p for p in method.parameters() if not p.requires_grad]
+        assert frozen
+        assert all(p.grad is None for p in frozen)
         with torch.no_grad():
             outputs.append((loss.detach(), method.eval()(shown.batch(range(len(shown))))))
     assert torch.equal(outputs[0][0], outputs[1][0])
