@@ -197,7 +197,8 @@ class ReleasedConfig(PreparableConfig):
         absent: list[str] = []
         for sample in found.samples:
             picture = pictures[sample.picture]
-            if picture.problem and self.damaged == "absent":
+            # A file that is there and cannot be read at all may be sound: that is no damage to live with.
+            if picture.problem and self.damaged == "absent" and (picture.sha256 or sample.picture not in files):
                 absent.append(f"{sample.picture}: {picture.problem}")
             elif picture.problem:
                 found.problem(sample.picture, picture.problem)
@@ -313,10 +314,9 @@ class _Index:
 
         try:
             facts = dict(json.loads(self._facts.read_text(encoding="utf-8")))
-            if facts["state"] != state or not self.report.is_file():
+            # Problems are looked for again: some are mended without a trace in sizes and times, such as permissions.
+            if facts["state"] != state or facts["problems"] or not self.report.is_file():
                 return None
-            if facts["problems"]:
-                return facts, []
             if hashlib.sha256(self.rows.read_bytes()).hexdigest() != facts["rows"]:
                 return None
             table = pyarrow.parquet.read_table(self.rows).to_pylist()
@@ -357,11 +357,11 @@ class _Index:
 
 
 class _Journal:
-    """Pictures that were read, one JSON line each; a line that a killed process left torn is not read."""
+    """Pictures that were read and are sound, one JSON line each; a line that a killed process left torn is not read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, list[Any]] = {}
+        self._known: dict[str, list[Any]] = {}  # size, time, sha256
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
@@ -369,26 +369,26 @@ class _Journal:
         for line in lines:
             try:
                 file, *rest = json.loads(line)
-                size, time, sha256, problem = rest
+                size, time, sha256 = rest
             except (ValueError, TypeError):
                 continue
-            self._known[str(file)] = [size, time, str(sha256), str(problem)]
+            self._known[str(file)] = [size, time, str(sha256)]
 
     def get(self, file: str, state: tuple[int, int]) -> _Picture | None:
         """What is known of a file of this size and time."""
         known = self._known.get(file)
-        return _Picture(known[2], known[3]) if known is not None and known[:2] == list(state) else None
+        return _Picture(known[2], "") if known is not None and known[:2] == list(state) else None
 
-    def add(self, found: Mapping[str, tuple[tuple[int, int], _Picture]]) -> None:
+    def add(self, found: Mapping[str, tuple[tuple[int, int], str]]) -> None:
         """Appends and flushes; what is added survives the process."""
         if not found:
             return
         with self._path.open("a", encoding="utf-8") as file:
             # The line before may be torn.
             file.write("\n")
-            for name, (state, picture) in found.items():
-                self._known[name] = [*state, picture.sha256, picture.problem]
-                file.write(json.dumps([name, *state, picture.sha256, picture.problem]) + "\n")
+            for name, (state, sha256) in found.items():
+                self._known[name] = [*state, sha256]
+                file.write(json.dumps([name, *state, sha256]) + "\n")
 
     def compact(self, files: Listing) -> None:
         """Forgets files that are gone or were replaced."""
@@ -416,7 +416,9 @@ def _check_pictures(name: str, folder: Path, files: Listing, wanted: list[str], 
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             for chunk in track(chunks, f"{name}: checking pictures"):
                 found = dict(zip(chunk, pool.map(lambda file: _check_picture(folder / file), chunk), strict=True))
-                journal.add({file: (files[file], picture) for file, picture in found.items()})
+                journal.add(
+                    {file: (files[file], picture.sha256) for file, picture in found.items() if not picture.problem}
+                )
                 result |= found
         journal.compact(files)
     return result

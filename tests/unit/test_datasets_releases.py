@@ -503,6 +503,26 @@ def test_damaged_pictures_can_count_as_absent(place: Place) -> None:
         place.load(damaged="ignore")
 
 
+@EVERY
+@pytest.mark.parametrize("damaged", ["refuse", "absent"])
+def test_a_file_that_cannot_be_read_now_is_no_damage(
+    place: Place, damaged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut = place.folder / place.pictures()[0]
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path == shut:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refused)
+        assert place.problems(damaged=damaged) == [f"{place.pictures()[0]}: cannot be read (Permission denied)"]
+    # Mended with the size and time as they were.
+    assert place.load(damaged=damaged).available.all()
+
+
 @of("hateful_memes")
 def test_a_sample_of_nothing_is_a_problem(place: Place) -> None:
     edit_line(place.folder / "train.jsonl", 1, lambda meme: meme.update(text=" "))
