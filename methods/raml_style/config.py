@@ -37,7 +37,7 @@ class RamlStyleConfig(MethodConfig):
         consistency_weight: Weight of the divergence of damaged from clean predictions.
     """
 
-    width: int = 256
+    width: int = 128
     heads: int = 4
     unimodal_layers: int = 2
     fusion_layers: int = 2
