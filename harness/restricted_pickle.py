@@ -17,7 +17,7 @@ import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -71,6 +71,31 @@ def load_pickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             return _unpickle(file, path.stat().st_size)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except _Refused as error:
+        raise DataError(f"{path} is not read: {error}") from error
+
+
+def load_frame(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Reads a pickled pandas frame as its columns, without pandas.
+
+    Args:
+        path: What `DataFrame.to_pickle` of pandas 1.3 to 2 writes, uncompressed, with columns of numbers or objects;
+            of pandas 3 too, if its texts are objects and not Arrow's.
+
+    Raises:
+        DataError: As `load_pickle`, or if the file holds anything but a frame.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            _scan(_Stream(file, size), _FRAMES, _OPCODES | {"NEWOBJ"})
+            file.seek(0)
+            try:
+                return _columns(_Unpickler(_Stream(file, size), _FRAMES).load())
+            except _DAMAGE as error:
+                raise _Refused(f"it is damaged ({_reason(error)}).") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
     except _Refused as error:
@@ -165,17 +190,17 @@ def _unpickle(file: Any, size: int) -> Any:
     # It is read twice.  Only a file goes back at no cost; of objects inside `.npy` and `.npz` the bytes are kept.
     source = file if isinstance(file, io.BufferedReader) else io.BytesIO(_Stream(file, size).read())
     start = source.tell()
-    _scan(_Stream(source, size))
+    _scan(_Stream(source, size), _ALLOWED, _OPCODES)
     source.seek(start)
     try:
-        return _plain(_Unpickler(_Stream(source, size), encoding="latin1").load(), {}, 0)
+        return _plain(_Unpickler(_Stream(source, size), _ALLOWED).load(), {}, 0)
     except _Refused:
         raise
     except _DAMAGE as error:
         raise _Refused(f"it is damaged ({_reason(error)}).") from error
 
 
-def _scan(stream: _Stream) -> None:
+def _scan(stream: _Stream, allowed: Mapping[tuple[str, str], Any], opcodes: frozenset[str]) -> None:
     """Walks over the opcodes without running them, and follows where tuples are."""
     stack: list[bool | None] = []  # True for a tuple, None for a mark
     memo: dict[Any, bool | None] = {}
@@ -183,8 +208,8 @@ def _scan(stream: _Stream) -> None:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
             name = opcode.name
             if name == "GLOBAL":
-                _check_global(*str(argument).split(" ", 1))
-            elif name not in _OPCODES:
+                _check_global(allowed, *str(argument).split(" ", 1))
+            elif name not in opcodes:
                 raise _Refused(f"its opcode {name} can do more than describe data; nothing was run.")
             if name == "MARK":
                 stack.append(None)
@@ -226,8 +251,12 @@ def _popped(stack: list[bool | None], opcode: pickletools.OpcodeInfo) -> list[bo
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream: _Stream, allowed: Mapping[tuple[str, str], Any]) -> None:
+        super().__init__(stream, encoding="latin1")
+        self._allowed = allowed
+
     def find_class(self, module: str, name: str) -> Any:
-        return _check_global(module, name)
+        return _check_global(self._allowed, module, name)
 
 
 class _Inert:
@@ -376,9 +405,97 @@ _ALLOWED = {
 }
 
 
-def _check_global(module: str, name: str = "") -> _Global:
+class _Frame(_Inert):
+    """A pandas frame; NEWOBJ needs a class, and this one has nothing that a stream could reach."""
+
+    __slots__ = ("state",)
+    state: dict[str, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, dict):
+            raise _Refused("a frame of it is damaged.")
+        self.state = state
+
+
+class _Manager(_Inert):
+    """The blocks of a frame, and its axes: columns, rows."""
+
+    __slots__ = ("blocks", "columns")
+
+    def __init__(self, blocks: Any, axes: Any) -> None:
+        if not isinstance(blocks, tuple) or not isinstance(axes, list) or len(axes) != 2:
+            raise _Refused("a frame of it is damaged.")
+        self.blocks, self.columns = blocks, axes[0]
+
+
+class _Block(_Inert):
+    """Columns of one type, `[k, n]`, and which columns they are: a slice or an array."""
+
+    __slots__ = ("place", "values")
+
+    def __init__(self, values: Any, place: Any, dimensions: Any) -> None:  # noqa: ARG002
+        self.values, self.place = values, place
+
+
+class _Index(_Inert):
+    """Labels along an axis; those of rows are not used."""
+
+    __slots__ = ("labels",)
+
+    def __init__(self, kind: Any, state: Any) -> None:
+        if kind is not _LABELS or not isinstance(state, dict):
+            raise _Refused("the labels of a frame of it are damaged.")
+        self.labels = state.get("data")
+
+
+def _slice(*bounds: Any) -> slice:
+    if not bounds or len(bounds) > 3 or not all(bound is None or type(bound) is int for bound in bounds):
+        raise _Refused("a frame of it is damaged.")
+    return slice(*bounds)
+
+
+_LABELS = _Global(_never)
+_FRAMES: dict[tuple[str, str], Any] = _ALLOWED | {
+    ("pandas", "DataFrame"): _Frame,
+    ("pandas.core.frame", "DataFrame"): _Frame,
+    ("pandas.core.internals.managers", "BlockManager"): _Global(_Manager),
+    ("pandas._libs.internals", "_unpickle_block"): _Global(_Block),
+    ("builtins", "slice"): _Global(_slice),
+    ("__builtin__", "slice"): _Global(_slice),
+    ("pandas.core.indexes.base", "_new_Index"): _Global(_Index),
+    ("pandas", "Index"): _LABELS,
+    ("pandas", "RangeIndex"): _LABELS,
+    ("pandas.core.indexes.base", "Index"): _LABELS,
+    ("pandas.core.indexes.range", "RangeIndex"): _LABELS,
+    ("pandas.core.indexes.numeric", "Int64Index"): _LABELS,
+}
+
+
+def _columns(frame: Any) -> dict[str, npt.NDArray[Any]]:
+    """The columns of a frame by name, each `[n]`."""
+    manager = frame.state.get("_mgr") if isinstance(frame, _Frame) else None
+    if not isinstance(manager, _Manager) or not isinstance(manager.columns, _Index):
+        raise _Refused("it holds no frame of pandas.")
+    memo: dict[int, Any] = {}
+    names = [str(name) for name in _plain(manager.columns.labels, memo, 0)]
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for block in manager.blocks:
+        if not isinstance(block, _Block):
+            raise _Refused("a frame of it is damaged.")
+        values = _plain(block.values, memo, 0)
+        place = block.place if isinstance(block.place, slice) else _plain(block.place, memo, 0)
+        chosen = np.arange(len(names))[place]
+        if not isinstance(values, np.ndarray) or values.ndim != 2 or len(values) != len(chosen):
+            raise _Refused("a frame of it has columns that are no plain arrays.")
+        columns |= {names[column]: row for column, row in zip(chosen.tolist(), values, strict=True)}
+    if set(columns) != set(names) or len(columns) != len(names) or len({len(row) for row in columns.values()}) > 1:
+        raise _Refused("a frame of it has columns that are missing, doubled or of different lengths.")
+    return {name: columns[name] for name in names}
+
+
+def _check_global(allowed: Mapping[tuple[str, str], Any], module: str, name: str = "") -> Any:
     try:
-        return _ALLOWED[module, name]
+        return allowed[module, name]
     except KeyError:
         raise _Refused(
             f"it asks for {module}.{name}, which plain data do not need; nothing was run. "

@@ -6,5 +6,6 @@ BUILTIN = {
     "every_pattern": "harness.protocols.patterns:Patterns",
     "fixed_rate": "harness.protocols.fixed_rate:FixedRate",
     "independent_rates": "harness.protocols.rates:Rates",
+    "natural": "harness.protocols.natural:Natural",
     "train_test": "harness.protocols.train_test:TrainTest",
 }

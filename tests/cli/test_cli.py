@@ -84,6 +84,14 @@ def test_version_and_nothing_typed(capsys: Capture) -> None:
         (["mask", "show", "file", "-o", "x"], "-o belongs to"),
         (["mask", "build", "dataset=toy_data", "protocol=toy_0.5", "mask_seed=0,1"], "one table at a time"),
         (["mask", "build", "dataset=toy_data", "protocol=toy_0.5", "train_seed=1"], "unknown key 'train_seed'"),
+        (["mask", "diff", "file"], "takes 2 saved tables"),
+        (["mask", "export", "file", "--format", "map"], "writes --format csv"),
+        (["mask", "export", "file", "--split", "train"], "--split belongs to `harness mask import`"),
+        (["mask", "import", "file", "--format", "csv", "dataset=toy_data"], "needs a file, --format"),
+        (["mask", "import", "a.csv", "--format", "csv", "--split", "train", "-o", "x"], "not for --format csv"),
+        (["mask", "import", "a.pt", "--format", "map", "--missing", "text", "-o", "x"], "not for --format map"),
+        (["mask", "import", "a.csv", "b.csv", "--format", "csv", "-o", "x"], "reads one file"),
+        (["mask", "import", "a.pt", "b.pt", "--format", "map", "--split", "train,train", "-o", "x"], "--split names"),
         (["report", "metod=redeem"], "unknown filter 'metod'. Did you mean 'method'"),
         (["report", "method"], "write FILTER=VALUE"),
         (["report", "--format", "html"], "add --out DIR"),
@@ -314,6 +322,59 @@ def test_mask_build_show_verify(tmp_path: Path, capsys: Capture) -> None:
     side.write_text(side.read_text().replace(built["sha256"], "0" * 64))
     assert "was changed after it was saved" in fails(capsys, 3, "mask", "verify", "tables/toy_0.5")
     assert "no such file" in fails(capsys, 3, "mask", "show", "nowhere")
+
+
+def test_mask_diff_export_import(tmp_path: Path, capsys: Capture) -> None:
+    for rate in ("0.5", "0.8"):
+        build = [*PLUGIN, "mask", "build", "dataset=toy_data", f"protocol=toy_{rate}", "-o", f"toy_{rate}"]
+        built = reads(capsys, *build)
+    found = reads(capsys, "mask", "diff", "toy_0.5", "toy_0.8.json")
+    assert (found["same"], found["same_dataset"]) == (False, True)
+    assert found["parts"]["train"] == {
+        "in": "both",
+        "shared": 10,
+        "only_first": 0,
+        "only_second": 0,
+        "differ": 3,
+        "changes": {"image+text -> text": 3},
+        "ids": found["parts"]["train"]["ids"],
+    }
+    assert main(["mask", "diff", "toy_0.5", "toy_0.8"]) == 0
+    text = capsys.readouterr().out
+    assert "image+text -> text: 3" in text
+    assert found["parts"]["train"]["ids"][0] in text
+
+    written = reads(capsys, "mask", "export", "toy_0.8", "--format", "csv")
+    assert written == {"file": "toy_0.8.csv", "sha256": built["sha256"]}
+    imported = reads(
+        capsys, *PLUGIN, "mask", "import", "toy_0.8.csv", "--format", "csv", "dataset=toy_data", "-o", "mine"
+    )
+    assert imported["sha256"] == built["sha256"]
+    assert reads(capsys, "mask", "diff", "mine", "toy_0.8")["same"]
+    assert main([*PLUGIN, "mask", "verify", "mine", "dataset=toy_data"]) == 0
+    assert "fits toy_data; an imported table is not drawn again" in capsys.readouterr().err
+    again = [*PLUGIN, "mask", "import", "toy_0.8.csv", "--format", "csv", *OTHER_DATA, "-o", "mine"]
+    assert "not in the file" in fails(capsys, 3, *again)
+
+
+def test_mask_import_of_official_files(tmp_path: Path, capsys: Capture) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save(torch.tensor([0.0, 1, 2, 0, 0, 0, 0, 0, 0, 1]), tmp_path / "train.pt")
+    torch.save(torch.tensor([2.0, 2, 0, 0, 0]), tmp_path / "test.pt")
+    common = [*PLUGIN, "mask", "import", "--format"]
+    files = ["test.pt", "train.pt", "--split", "test,train", "dataset=toy_data", "-o", "map"]
+    counts = reads(capsys, *common, "map", *files)["counts"]
+    assert counts["train"] == {"image": 2, "image+text": 7, "text": 1}
+    assert counts["valid"] == {"image+text": 5}
+    assert counts["test"] == {"image+text": 3, "text": 2}
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"missing_mask_5": [0, 1] * 10}).assign(item_id=[f"s{row:02d}" for row in range(20)])
+    frame["item_id"] = frame["item_id"].astype(object)
+    frame.columns = pd.Index(list(frame), dtype=object)
+    frame.to_pickle(tmp_path / "table.pkl")
+    files = ["table.pkl", "--missing", "text", "--column", "missing_mask_5", "dataset=toy_data", "-o", "redeem"]
+    counts = reads(capsys, *common, "redeem", *files)["counts"]
+    assert counts["train"] == {"image": 5, "image+text": 5}
 
 
 OTHER_DATA = ["dataset=toy_data", "dataset.samples=24"]

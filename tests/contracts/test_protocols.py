@@ -11,6 +11,11 @@ from harness.testing.protocols import ProtocolContract
 #: name -> (modalities, share of incomplete samples where the name fixes one, fingerprint)
 PINNED: dict[str, tuple[tuple[str, ...], float | None, str]] = {
     "complete": (("text", "image"), 0.0, "bcf154a46e6f67e6dd138efe358669967f769cf3da48a4ee0111c954113b2ee3"),
+    "natural": (
+        ("text", "image", "audio"),
+        0.0,
+        "9b25b30cd3e7cbd630706a713dace2f388726274a935eec738a17bca5719be93",
+    ),
     "both_0.7": (("text", "image"), 0.7, "360539dfb975207b82e944c83d07ecf4ec4f8a7f96d0b2023bf7347449d5c262"),
     "text_0.7": (("text", "image"), 0.7, "c177b9b1fc4316189e9698f7b7efbfd86ab983b9c68f403ce14eca6f55352e13"),
     "image_0.3": (("text", "image"), 0.3, "9ef8f120d45f40c33cf3ea5a5613b755b369fabec1da14477526317a10ff48ca"),
