@@ -81,7 +81,7 @@ def load_frame(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Reads a pickled pandas frame as its columns, without pandas.
 
     Args:
-        path: What `DataFrame.to_pickle` of pandas 1.3 to 2 writes, uncompressed, with columns of numbers or objects;
+        path: What `DataFrame.to_pickle` of pandas 1.5 and 2 writes, uncompressed, with columns of numbers or objects;
             of pandas 3 too, if its texts are objects and not Arrow's.
 
     Raises:
@@ -497,10 +497,12 @@ def _check_global(allowed: Mapping[tuple[str, str], Any], module: str, name: str
     try:
         return allowed[module, name]
     except KeyError:
-        raise _Refused(
-            f"it asks for {module}.{name}, which plain data do not need; nothing was run. "
-            "Take the file from where it was published."
-        ) from None
+        hint = (
+            "Its texts are stored by Arrow; save them as objects, or as CSV."
+            if module.startswith("pandas") and name == "ArrowStringArray"
+            else "Take the file from where it was published."
+        )
+        raise _Refused(f"it asks for {module}.{name}, which plain data do not need; nothing was run. {hint}") from None
 
 
 def _plain(value: Any, memo: dict[int, Any], depth: int) -> Any:

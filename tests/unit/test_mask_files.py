@@ -269,6 +269,14 @@ def test_damaged_frames_are_refused_or_read(folder: Path, data: st.DataObject) -
         assert len({len(column) for column in columns.values()}) <= 1
 
 
+def test_texts_of_arrow_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"item_id": ["a"], "missing_mask_7": [1]})
+    assert isinstance(frame["item_id"].dtype, pd.StringDtype)
+    frame.to_pickle(tmp_path / "a.pkl")
+    with pytest.raises(DataError, match="stored by Arrow; save them as objects, or as CSV"):
+        load_frame(tmp_path / "a.pkl")
+
+
 def test_plain_pickles_are_no_frames(tmp_path: Path) -> None:
     for value in ({"item_id": ["a"]}, [1, 2], np.zeros(3)):
         (tmp_path / "p.pkl").write_bytes(pickle.dumps(value))
