@@ -178,6 +178,20 @@ class StoredRun:
         with _artifact(self.uri, self.mlflow_run_id, self.artifact_uri, PREDICTIONS_FILE) as path:
             return load_predictions(path)
 
+    def artifact(self, name: str) -> bytes:
+        """Content of one of its artifacts.
+
+        Raises:
+            TrackingError: If the run has none of this name, or it cannot be read.
+        """
+        with _artifact(self.uri, self.mlflow_run_id, self.artifact_uri, name) as path:
+            try:
+                return path.read_bytes()
+            except OSError as error:
+                raise TrackingError(
+                    f"artifact {name} of MLflow run {self.mlflow_run_id} cannot be read: {reason(error)}."
+                ) from error
+
 
 @contextlib.contextmanager
 def _artifact(uri: str, run_id: str, artifact_uri: str, name: str) -> Iterator[Path]:

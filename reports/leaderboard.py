@@ -168,7 +168,7 @@ class Leaderboard:
         unique = list({run.record.run_id: run for run in runs}.values())
         groups: dict[TableKey, list[_Scored]] = {}
         for run in unique:
-            key, result = _headline(run.record)
+            key, result = headline(run.record)
             groups.setdefault(key, []).append(_Scored(run, result))
         ordered = sorted(groups.items(), key=lambda item: tuple(asdict(item[0]).values()))
         return cls([_table(key, scored) for key, scored in ordered])
@@ -214,7 +214,7 @@ class _Scored:
         return predictions
 
 
-def _headline(record: RunRecord) -> tuple[TableKey, ConditionResult | None]:
+def headline(record: RunRecord) -> tuple[TableKey, ConditionResult | None]:
     """The table that a record belongs to, and the result that it is ranked by; None when it failed."""
     result = record.results[0] if record.status == "finished" and record.results else None
     protocol = str(record.protocol.get("name", ""))
@@ -234,7 +234,7 @@ def _headline(record: RunRecord) -> tuple[TableKey, ConditionResult | None]:
 def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
     cells: dict[str, list[_Scored]] = {}
     for item in scored:
-        cells.setdefault(_row_key(item.record), []).append(item)
+        cells.setdefault(row_key(item.record), []).append(item)
     all_seeds = sorted({item.record.seeds.get("train_seed", 0) for item in scored})
     groups = [sorted(items, key=lambda item: item.record.seeds.get("train_seed", 0)) for items in cells.values()]
     rows = [_row(key, items, all_seeds) for items in groups]
@@ -253,7 +253,7 @@ def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
     return table
 
 
-def _row_key(record: RunRecord) -> str:
+def row_key(record: RunRecord) -> str:
     """Digest of what must agree for runs to be seeds of one row: config and code, not seeds and paths."""
     return digest_of({"row": _row_config(record), "name": [record.display_name, record.backbone]})
 
@@ -434,7 +434,7 @@ def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> dict[str, Floats
     Returns:
         Bootstrap draws by row name and backbone.
     """
-    metric = _metric(table.key.metric)
+    metric = registered_metric(table.key.metric)
     if metric is None:
         table.notes.append(f"Metric {table.key.metric} is not registered here: no ranks, no intervals over seeds.")
         return {}
@@ -494,7 +494,8 @@ def _identity(row: Row) -> str:
     return f"{row.name}|{row.backbone}"
 
 
-def _metric(name: str) -> Metric | None:
+def registered_metric(name: str) -> Metric | None:
+    """The function of a metric; None when nothing of this name is registered here."""
     from harness import registry
 
     if name not in registry.metrics:

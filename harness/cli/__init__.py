@@ -25,6 +25,9 @@ COMMANDS: Mapping[str, str] = {
     "check": "run the contract tests on a plugin, yours or ours, and print what passed",
     "import-checkpoint": "load released weights into a method, by a table of names",
     "report": "make tables, statistics and pages from recorded runs",
+    "compare": "test two methods or runs against each other on identical masks",
+    "export": "bundle runs into one file that anyone can score again",
+    "verify": "check such a bundle: every hash, every score",
     "ui": "open MLflow's pages on the recorded runs",
     "sync": "send runs that could not reach the tracking server",
     "doctor": "check the installation, data sets, encoders and tracking",
@@ -41,7 +44,7 @@ examples:
   harness describe method redeem
   harness report --out report
 
-exit codes: 0 ok, 1 a run failed, 2 wrong usage, 3 data or packages missing, 4 a leak check failed.
+exit codes: 0 ok, 1 a run failed, 2 wrong usage, 3 data or packages missing, 4 a leak check or a bundle failed.
 `harness COMMAND --help` says more."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.format and arguments.out is None:
         raise UsageError("--format says which files to write; add --out DIR.")
     overrides = [text for text in arguments.filters if text.startswith(("paths.", "tracking."))]
-    filters = _filters([text for text in arguments.filters if text not in overrides])
+    filters = read_filters([text for text in arguments.filters if text not in overrides])
     store = read_store(overrides)
 
     from harness.progress import say
@@ -77,14 +78,19 @@ def execute(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _filters(texts: list[str]) -> dict[str, str]:
+def read_filters(texts: list[str], allowed: Sequence[str] = FILTERS) -> dict[str, str]:
+    """Reads `FILTER=VALUE` texts.
+
+    Raises:
+        UsageError: For an unknown filter, one that is given twice, or bad grammar.
+    """
     filters: dict[str, str] = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not value:
             raise UsageError(f"cannot read {text!r}: write FILTER=VALUE, e.g. method=redeem.")
-        if name not in FILTERS:
-            raise UnknownNameError("filter", name, [*FILTERS, *StoreConfig.keys()])
+        if name not in allowed:
+            raise UnknownNameError("filter", name, [*allowed, *StoreConfig.keys()])
         if name in filters:
             raise UsageError(f"{name} is given twice; a comma list means any of them, e.g. {name}=A,B.")
         filters[name] = value
