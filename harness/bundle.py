@@ -105,7 +105,7 @@ def write_bundle(path: Path, runs: Mapping[str, Mapping[str, bytes]]) -> str:
     """
     if not runs:
         raise UsageError("a bundle needs at least one run.")
-    members = {}
+    members: dict[str, bytes] = {}
     for run, files in sorted(runs.items()):
         lost = [name for name in RUN_FILES if name not in files]
         if lost:
@@ -367,14 +367,15 @@ def _shown(record: RunRecord, parts: Mapping[str, Predictions], masks: MaskTable
     for name, (found, said) in same.items():
         if found != said:
             raise _Broken(f"the table's {name} is not the record's")
+    revealed = record.protocol.get("shown_fingerprint", masks.fingerprint) != masks.fingerprint
     for condition, part in parts.items():
         rows = masks.conditions[condition] if masks.conditions else masks.present["test"]
-        there = rows.any(axis=1)
-        ids = tuple(name for name, kept in zip(masks.ids["test"], there, strict=True) if kept)
+        there = np.flatnonzero(rows.any(axis=1))
+        ids = tuple(masks.ids["test"][row] for row in there)
         if part.modalities != masks.modalities or part.ids != ids:
             raise _Broken(f"predictions under {condition!r} are not about the table's test samples, each once")
         # An oracle is shown more than the table, by declaration; the table does not say how much there was.
-        wrong = (rows[there] & ~part.present) if record.oracle else (rows[there] != part.present)
+        wrong = (rows[there] & ~part.present) if revealed else (rows[there] != part.present)
         if wrong.any():
             row = int(np.flatnonzero(wrong.any(axis=1))[0])
             raise _Broken(f"sample {ids[row]!r} under {condition!r} was not shown what the table says")

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from harness import bundle
+from harness import bundle, tracking
 from harness.bundle import MANIFEST, Verification, verify_bundle, write_bundle
 from harness.cli import main
+from harness.cli.store import Store
 from harness.errors import DataError, UsageError
 from harness.identity import run_id
 from harness.masking import MaskTable
@@ -25,6 +26,7 @@ from harness.predictions import pool_conditions, save_predictions
 from harness.record import ConditionResult, RunRecord
 from harness.scoring import Layout, bootstrap_interval, evaluate_aggregate, evaluate_predictions
 from harness.testing.records import MODALITIES, make_predictions, make_record
+from harness.tracking import StoredRun
 from harness.types import Predictions, TaskSpec
 
 TASK = TaskSpec("multiclass", 4, ("a", "b", "c", "d"), "accuracy")
@@ -209,6 +211,16 @@ def other_metric(record: RunRecord, files: Files, folder: Path) -> None:
     record.run_id = identity(record)
 
 
+def shown_more(record: RunRecord, files: Files, folder: Path) -> None:
+    record.protocol["shown_fingerprint"] = "0" * 64
+
+
+def called_oracle(record: RunRecord, files: Files, folder: Path) -> None:
+    """Shown less than the table says: refused of oracles too."""
+    flip_mask(record, files, folder)
+    record.oracle = True
+
+
 def failed_run(record: RunRecord, files: Files, folder: Path) -> None:
     record.status = "failed"
 
@@ -227,6 +239,8 @@ def failed_run(record: RunRecord, files: Files, folder: Path) -> None:
         (other_config, "run id", "the record is of another"),
         (other_seed, "record", "train_seed is 3 in the record and 0 in its config"),
         (other_metric, "scores", "version 0, here 1"),
+        (shown_more, "run id", "is not called an oracle"),
+        (called_oracle, "masks", "sample 's00000' under 'both_0.7' was not shown"),
         (failed_run, "record", "the run is failed"),
     ],
 )
@@ -339,3 +353,33 @@ def test_the_command_needs_no_torch_and_ends_with_4(tmp_path: Path, capsys: pyte
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["verify", str(path)]) == 4
     assert "FAILED" in capsys.readouterr().out
+
+
+def test_export_takes_finished_runs_by_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, files = make_files(tmp_path)
+    failed = make_record("map", status="failed")
+    older = dataclasses.replace(record, run_id="1" * 64, finished="2025-01-01T00:00:00+00:00")
+
+    class Stored(StoredRun):
+        def artifact(self, name: str) -> bytes:
+            assert self.record is record
+            return files[name]
+
+    stored = [Stored(item, "m", "1") for item in (record, older, failed)]
+    monkeypatch.setattr(Store, "exists", lambda self: True)
+    monkeypatch.setattr(tracking, "load_runs", lambda uri: stored)
+    out = str(tmp_path / "out.zip")
+    for chosen in (["--last"], [record.run_id[:8]]):
+        assert main(["export", *chosen, "-o", out]) == 0
+        assert verify_bundle(Path(out)).digest == capsys.readouterr().out.strip()
+        assert list(verify_bundle(Path(out)).records) == [record.run_id]
+    for wrong, says in [
+        ([], "name run ids"),
+        (["--last", "1111"], "not both"),
+        (["ffffffffffff"], "0 recorded runs"),
+        ([failed.run_id], "is failed; only finished runs"),
+    ]:
+        assert main(["export", *wrong, "-o", out]) == 2
+        assert says in capsys.readouterr().err
