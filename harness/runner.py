@@ -125,6 +125,11 @@ class Outcome:
     mlflow_run_id: str = ""
     skipped: bool = False
 
+    @property
+    def link(self) -> str:
+        """Address of the run's page, where a tracking server has shown it before; else empty."""
+        return "" if isinstance(self.source, Path) else self.source.link
+
     def predictions(self) -> Predictions:
         """Predictions per test sample and test condition.
 

@@ -25,6 +25,7 @@ from harness.mlflow_store import (
     STATUS,
     connect,
     ensure_experiment,
+    is_remote,
     is_stored,
     probe,
     reason,
@@ -166,6 +167,17 @@ class StoredRun:
     experiment_id: str
     uri: str = field(default="", repr=False)
     artifact_uri: str = field(default="", repr=False)
+
+    @property
+    def link(self) -> str:
+        """Address of the run's page on a tracking server, without credentials; empty for a local store."""
+        if not is_remote(self.uri):
+            return ""
+        parts = urllib.parse.urlsplit(self.uri)
+        server = urllib.parse.urlunsplit(
+            (parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", "")
+        )
+        return f"{server}/#/experiments/{self.experiment_id}/runs/{self.mlflow_run_id}"
 
     def predictions(self) -> Predictions:
         """Reads the predictions per sample; downloaded unless the artifact store is local.

@@ -14,12 +14,11 @@ from harness import registry
 from harness.config import MetricConfig
 from harness.errors import DataError, UsageError
 from harness.predictions import split_conditions
-from harness.reports.leaderboard import RunLike, TableKey, headline, registered_metric, row_key
-from harness.reports.statistics import Difference, Metric, compare, holm
+from harness.reports.leaderboard import RunLike, headline, registered_metric, row_key
+from harness.reports.statistics import Difference, Metric, compare, detectable, holm
+from harness.reports.table import TableKey
 from harness.types import Aggregate, Predictions
 
-#: Two-sided level 0.05 and power 0.8 in standard errors, over the width of a 95 % interval in standard errors.
-_DETECTABLE = (1.959964 + 0.841621) / (2 * 1.959964)
 _TIE = 1e-12
 _RUN_ID = re.compile(r"[0-9a-f]{8,64}")
 
@@ -252,7 +251,7 @@ def _compare(key: TableKey, a: Sequence[RunLike], b: Sequence[RunLike], seeds: S
         whole.difference,
         whole.mcnemar,
         (*wins, len(gains) - sum(wins)),
-        _DETECTABLE * (whole.difference.high - whole.difference.low),
+        detectable(whole.difference.low, whole.difference.high),
         parts=_parts(metric, shown_a, shown_b, masked=shown_b[0] if oracles == ["A"] else shown_a[0]),
         notes=(*(f"{name} is an oracle: it was shown every modality" for name in oracles), *leaks),
     )

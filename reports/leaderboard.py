@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +20,19 @@ from harness.config import NOT_IDENTITY, digest_of
 from harness.errors import DataError, HarnessError
 from harness.predictions import split_conditions
 from harness.record import ConditionResult, RunRecord
-from harness.reports.statistics import Difference, Floats, Metric, bootstrap, interval, ranks
+from harness.reports.statistics import (
+    Difference,
+    Floats,
+    Metric,
+    bootstrap,
+    curve_area,
+    detectable,
+    interval,
+    pair_tests,
+    ranks,
+    tie_letters,
+)
+from harness.reports.table import Badge, Pair, Row, Table, TableKey
 from harness.types import Aggregate, Predictions
 
 #: Fewer train seeds than this are marked: their spread says little.
@@ -37,119 +51,12 @@ class RunLike(Protocol):
     def mlflow_run_id(self) -> str:
         """MLflow's id of the run."""
 
+    @property
+    def link(self) -> str:
+        """Address of the run's page; empty where no server shows one."""
+
     def predictions(self) -> Predictions:
         """Predictions per test sample."""
-
-
-@dataclass(frozen=True)
-class TableKey:
-    """What runs must share to be compared; `condition` names the score by which they are ranked."""
-
-    dataset: str
-    dataset_fingerprint: str
-    protocol: str
-    condition: str
-    supervision: str
-    mask_fingerprint: str
-    metric: str
-    metric_version: str
-
-
-@dataclass
-class Row:
-    """One method configuration in one table.
-
-    Attributes:
-        name: Method, label, preset, changed options; with whatever else tells it from rows of the same name.
-        method: Registered name.
-        backbone: Backbone, empty for methods without one.
-        status: `finished`, or `failed` when no seed finished.
-        rank: One more than the number of significantly better rows; None for rows that are not ranked.
-        score: Mean of the primary metric over seeds.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
-        seeds: Train seeds that finished.
-        missing_seeds: Train seeds that other rows of the table have and this one lacks or failed.
-        per_pattern: Pattern -> mean of the primary metric; empty where there are several test conditions.
-        per_condition: Test condition -> mean of the primary metric, where there are several.
-        beside: Other scores over all test conditions by name, never mixed with `score`.
-        drop: How much worse the last condition of a grid is than its first, the one that misses least.
-        gap_recovered: `(score - floor) / (oracle - floor)`; None where it is undefined.
-        over_floor: Difference to the floor, tested in pairs.
-        cost: Means over seeds of seconds, and the largest of what a seed needed.
-        oracle: Whether the method was shown every modality.
-        reference: `floor`, `ceiling` or None.
-        badges: Short warnings and facts.
-        error: First line of the first failure.
-        metrics: Every metric, mean over seeds.
-        config: Config without seeds and paths.
-        audits: One line per failed or passed check.
-        counts: Test samples per pattern.
-        runs: `run_id`, `mlflow_run_id`, seed, status and score of each run.
-    """
-
-    name: str
-    method: str
-    backbone: str
-    status: str
-    rank: int | None = None
-    score: float | None = None
-    low: float | None = None
-    high: float | None = None
-    seeds: list[int] = field(default_factory=list)
-    missing_seeds: list[int] = field(default_factory=list)
-    per_pattern: dict[str, float] = field(default_factory=dict)
-    per_condition: dict[str, float] = field(default_factory=dict)
-    beside: dict[str, float] = field(default_factory=dict)
-    drop: float | None = None
-    gap_recovered: float | None = None
-    over_floor: Difference | None = None
-    cost: dict[str, float] = field(default_factory=dict)
-    oracle: bool = False
-    reference: str | None = None
-    badges: list[str] = field(default_factory=list)
-    error: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
-    audits: list[str] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    runs: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
-class Table:
-    """Rows that may be compared, best first; unranked oracles at their score, failures last.
-
-    Attributes:
-        key: What the rows share.
-        higher_is_better: Direction of the metric.
-        patterns: Patterns that occur, most modalities first.
-        pattern_counts: Test samples per pattern.
-        rows: The rows.
-        notes: What could not be tested, and why.
-        conditions: Test conditions, where there are several, in the protocol's order.
-        condition_counts: Test samples per condition.
-        beside: Names of other scores over all conditions.
-    """
-
-    key: TableKey
-    higher_is_better: bool
-    patterns: list[str]
-    pattern_counts: dict[str, int]
-    rows: list[Row]
-    notes: list[str] = field(default_factory=list)
-    conditions: list[str] = field(default_factory=list)
-    condition_counts: dict[str, int] = field(default_factory=dict)
-    beside: list[str] = field(default_factory=list)
-
-    @property
-    def title(self) -> str:
-        """Heading of the table."""
-        condition = f", ranked by {self.key.condition}" if self.key.condition != self.key.protocol else ""
-        masks = self.key.mask_fingerprint[:8]
-        return (
-            f"{self.key.dataset} · {self.key.protocol}{condition} · {self.key.supervision} supervision · masks {masks}"
-        )
 
 
 @dataclass
@@ -240,6 +147,11 @@ def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
     rows = [_row(key, items, all_seeds) for items in groups]
     _tell_apart(rows)
     higher = next((item.record.higher_is_better for item in scored if item.result is not None), True)
+    sign = -1.0 if higher else 1.0
+    order = sorted(
+        range(len(rows)), key=lambda at: (rows[at].score is None, sign * (rows[at].score or 0.0), rows[at].name)
+    )
+    rows, groups = [rows[at] for at in order], [groups[at] for at in order]
     counts = next((dict(item.result.pattern_counts) for item in scored if item.result and not item.record.oracle), {})
     for row in rows:
         if row.oracle and counts and row.counts != counts:
@@ -248,8 +160,6 @@ def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
     table = Table(key, higher, _pattern_order(rows, scored), counts, rows)
     _fill_conditions(table, groups)
     _compare_with_references(rows, _rank(table, groups), higher)
-    sign = -1.0 if higher else 1.0
-    table.rows = sorted(rows, key=lambda row: (row.score is None, sign * (row.score or 0.0), row.name))
     return table
 
 
@@ -268,6 +178,7 @@ def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> R
     done = [item for item in items if item.score(key.metric) is not None]
     failed = [item.record for item in items if item.result is None]
     row = Row(record.display_name, record.method, record.backbone, "finished" if done else record.status)
+    row.label, row.preset, row.changed = record.label, record.preset, list(record.changed)
     row.oracle, row.reference, row.config = record.oracle, record.reference, _row_config(record)
     row.seeds = sorted({item.record.seeds.get("train_seed", 0) for item in done})
     row.missing_seeds = [seed for seed in all_seeds if seed not in row.seeds]
@@ -306,17 +217,18 @@ def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> R
         {
             "run_id": item.record.run_id,
             "mlflow_run_id": item.run.mlflow_run_id,
+            "link": item.run.link,
             "train_seed": item.record.seeds.get("train_seed", 0),
             "status": item.record.status,
             key.metric: item.score(key.metric),
         }
         for item in items
     ]
-    row.badges = _badges(row, record, len(failed), "leak" in checks, "warning" in checks)
+    row.badges = _badges(row, key, len(failed), checks)
     if undefined:
-        row.badges.append(f"{key.metric} undefined in {undefined}")
+        row.badges.append(Badge("undefined", f"{key.metric} undefined in {undefined}", bad=True))
     if lost:
-        row.badges.append(f"incomplete grid, failed: no result under {', '.join(lost)}")
+        row.badges.append(Badge("grid", f"incomplete grid, failed: no result under {', '.join(lost)}", bad=True))
     return row
 
 
@@ -329,6 +241,11 @@ def _fill_conditions(table: Table, groups: Sequence[Sequence[_Scored]]) -> None:
             {result.condition: result.metrics.get(metric, math.nan) for result in item.conditions} for item in done
         ]
         row.per_condition = _means(by_name)
+        if done and done[0].conditions:
+            row.condition_metrics = {
+                name: _means([_metrics_of(item.record, name) for item in done])
+                for name in (result.condition for result in done[0].record.results)
+            }
         row.beside = _means(
             [
                 {
@@ -353,27 +270,46 @@ def _fill_conditions(table: Table, groups: Sequence[Sequence[_Scored]]) -> None:
         if grid and {names[0], names[-1]} <= set(row.per_condition):
             fall = row.per_condition[names[0]] - row.per_condition[names[-1]]
             row.drop = fall if table.higher_is_better else -fall
+            rates = grid_rates(names)
+            if rates and set(names) <= set(row.per_condition):
+                table.rates = rates
+                row.area = curve_area(rates, [row.per_condition[name] for name in names])
 
 
-def _badges(row: Row, record: RunRecord, failed: int, leak: bool, warning: bool) -> list[str]:
+def _badges(row: Row, key: TableKey, failed: int, checks: Collection[str]) -> list[Badge]:
     badges = []
     if row.oracle:
-        badges.append("oracle, not ranked")
+        badges.append(Badge("reference", "oracle, not ranked"))
     elif row.reference:
-        badges.append(f"reference: {row.reference}")
-    if leak:
-        badges.append("audit failed, not ranked")
-    elif warning:
-        badges.append("audit warning")
+        badges.append(Badge("reference", f"reference: {row.reference}"))
+    if "leak" in checks:
+        badges.append(Badge("audit", "audit failed, not ranked", bad=True))
+    elif "warning" in checks:
+        badges.append(Badge("audit", "audit warning"))
     if failed:
-        badges.append(f"{failed} failed")
+        badges.append(Badge("failed", f"{failed} failed", bad=True))
     if row.missing_seeds and row.seeds:
-        badges.append(f"{len(row.seeds)} of {len(row.seeds) + len(row.missing_seeds)} seeds")
+        badges.append(Badge("seeds", f"{len(row.seeds)} of {len(row.seeds) + len(row.missing_seeds)} seeds", bad=True))
     elif row.seeds and len(row.seeds) < ENOUGH_SEEDS:
-        badges.append(f"{len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''}")
-    if record.preset != "clean":
-        badges.append(f"preset {record.preset}")
+        badges.append(Badge("seeds", f"{len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''}"))
+    if row.preset != "clean":
+        badges.append(Badge("preset", f"preset {row.preset}"))
+    if key.supervision != "observed":
+        badges.append(Badge("supervision", f"{key.supervision} supervision"))
     return badges
+
+
+def grid_rates(names: Sequence[str]) -> list[float]:
+    """Missing rates of a grid's conditions `<what>_<rate>`, ascending; empty if the names are something else."""
+    found = [re.fullmatch(r"(.+)_(\d+(?:\.\d+)?)", name) for name in names]
+    matches = [match for match in found if match is not None]
+    rates = [float(match[2]) for match in matches]
+    whole = len(matches) == len(names) > 1 and len({match[1] for match in matches}) == 1
+    return rates if whole and all(low < high for low, high in pairwise(rates)) else []
+
+
+def _metrics_of(record: RunRecord, condition: str) -> dict[str, float]:
+    return next((result.metrics for result in record.results if result.condition == condition), {})
 
 
 def _means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -462,16 +398,21 @@ def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> dict[str, Floats
         span = interval(draws[:, column])
         if row.low is None and span is not None:
             row.low, row.high = span
-    ranked = [
-        column
-        for column, (row, _) in enumerate(tested)
-        if not row.oracle and "audit failed, not ranked" not in row.badges
-    ]
+    ranked = [column for column, (row, _) in enumerate(tested) if not row.oracle and not row.leaks]
     scores = [tested[column][0].score or 0.0 for column in ranked]
-    places = ranks(scores, draws[:, ranked], higher_is_better=table.higher_is_better)
-    for column, place in zip(ranked, places, strict=True):
-        tested[column][0].rank = place
-    return {_identity(row): draws[:, column] for column, (row, _) in enumerate(tested)}
+    tests = pair_tests(scores, draws[:, ranked], higher_is_better=table.higher_is_better)
+    places, letters = ranks(len(ranked), tests), tie_letters(len(ranked), tests)
+    position = {id(row): at for at, row in enumerate(table.rows)}
+    rows = [tested[column][0] for column in ranked]
+    for row, place, ties in zip(rows, places, letters, strict=True):
+        row.rank, row.ties = place, ties
+    for test in tests:
+        first, second, difference = rows[test.first], rows[test.second], test.difference
+        least = detectable(difference.low, difference.high)
+        table.pairs.append(Pair(position[id(first)], position[id(second)], difference, test.p_holm, least))
+        if test.first == 0:
+            second.p_best = test.p_holm
+    return {row.identity: draws[:, column] for column, (row, _) in enumerate(tested)}
 
 
 def _oracle_patterns(metric: Metric, tested: Sequence[tuple[Row, list[Predictions]]]) -> None:
@@ -488,10 +429,6 @@ def _oracle_patterns(metric: Metric, tested: Sequence[tuple[Row, list[Prediction
                     for run in runs
                 ]
             )
-
-
-def _identity(row: Row) -> str:
-    return f"{row.name}|{row.backbone}"
 
 
 def registered_metric(name: str) -> Metric | None:
@@ -512,7 +449,7 @@ def _compare_with_references(rows: Sequence[Row], draws: Mapping[str, Floats], h
         floor, oracle = _reference(row, floors), _reference(row, oracles)
         if row.score is None or floor is None or floor.score is None:
             continue
-        own, base = draws.get(_identity(row)), draws.get(_identity(floor))
+        own, base = draws.get(row.identity), draws.get(floor.identity)
         if row is not floor and own is not None and base is not None:
             row.over_floor = Difference.between(row.score, floor.score, own, base)
         if oracle is None or oracle.score is None:

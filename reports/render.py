@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.reports.leaderboard import Leaderboard, Row, Table
+from harness.reports.leaderboard import Leaderboard
 from harness.reports.statistics import Difference
+from harness.reports.table import Row, Table
 
 EMPTY = "–"
 #: More test conditions than this are left to the files: a terminal has no room for them.
@@ -158,7 +159,7 @@ def columns(table: Table) -> list[Column]:
         Column("peak_memory_mb", "peak MB", _cost("peak_memory_bytes", megabyte), count_text),
         Column("bank_items", "bank items", _cost("bank_items"), count_text, wide=True),
         Column("bank_mb", "bank MB", _cost("bank_bytes", megabyte), seconds_text, wide=True),
-        Column("badges", "notes", lambda row: "; ".join([*row.badges, *([row.error] if row.error else [])])),
+        Column("badges", "notes", lambda row: "; ".join([*map(str, row.badges), *([row.error] if row.error else [])])),
     ]
 
 

@@ -121,6 +121,7 @@ class FakeRun:
     scores: Predictions | None = None
     mlflow_run_id: str = "0" * 32
     experiment_id: str = "1"
+    link: str = ""
 
     def predictions(self) -> Predictions:
         """The predictions it was made with."""

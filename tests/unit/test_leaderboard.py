@@ -7,7 +7,8 @@ import pytest
 
 from harness.errors import DataError
 from harness.record import AuditResult
-from harness.reports.leaderboard import Leaderboard, Row, Table
+from harness.reports.leaderboard import Leaderboard, grid_rates
+from harness.reports.table import Row, Table
 from harness.testing.records import FakeRun, make_conditions_run, make_predictions, make_record, make_run
 from harness.types import Predictions
 
@@ -15,6 +16,10 @@ from harness.types import Predictions
 def only_table(runs: list[FakeRun]) -> Table:
     (table,) = Leaderboard.build(runs).tables
     return table
+
+
+def badges(row: Row) -> list[str]:
+    return [badge.text for badge in row.badges]
 
 
 def row_of(table: Table, name: str) -> Row:
@@ -36,7 +41,7 @@ def test_one_run_shows_its_own_interval() -> None:
     assert table.patterns == ["text+image", "text", "image"]
     assert table.pattern_counts == run.record.results[0].pattern_counts
     assert row.gap_recovered is None
-    assert row.badges == ["1 seed"]
+    assert badges(row) == ["1 seed"]
 
 
 def test_seeds_are_one_row_with_an_interval_over_seeds_and_samples() -> None:
@@ -44,7 +49,7 @@ def test_seeds_are_one_row_with_an_interval_over_seeds_and_samples() -> None:
     (row,) = only_table(runs).rows
     assert row.score == pytest.approx(0.8)
     assert row.seeds == [0, 1, 2]
-    assert row.badges == []
+    assert badges(row) == []
     single = runs[1].record.results[0].intervals["accuracy"]
     assert row.low is not None
     assert row.high is not None
@@ -88,9 +93,9 @@ def test_ranks_ties_and_what_is_not_ranked() -> None:
         ("warned", 4),
         ("broken", None),
     ]
-    assert "audit failed, not ranked" in row_of(table, "leaky").badges
-    assert "oracle, not ranked" in row_of(table, "complete").badges
-    assert "audit warning" in row_of(table, "warned").badges
+    assert "audit failed, not ranked" in badges(row_of(table, "leaky"))
+    assert "oracle, not ranked" in badges(row_of(table, "complete"))
+    assert "audit warning" in badges(row_of(table, "warned"))
     broken = row_of(table, "broken")
     assert (broken.status, broken.score, broken.error) == (
         "failed",
@@ -106,7 +111,7 @@ def test_an_incomplete_grid_says_so() -> None:
     row = row_of(only_table(runs), "map")
     assert row.seeds == [0, 2, 4]
     assert row.missing_seeds == [1, 3]
-    assert row.badges == ["1 failed", "3 of 5 seeds"]
+    assert badges(row) == ["1 failed", "3 of 5 seeds"]
     assert [run["status"] for run in row.runs] == ["finished", "failed", "finished", "finished"]
 
 
@@ -221,7 +226,7 @@ def test_an_undefined_score_is_a_badge_not_a_number() -> None:
     run.record.results[0].metrics["accuracy"] = float("nan")
     (row,) = only_table([run]).rows
     assert row.score is None
-    assert "accuracy undefined in 1" in row.badges
+    assert "accuracy undefined in 1" in badges(row)
 
 
 def test_an_unregistered_metric_has_scores_but_no_ranks() -> None:
@@ -311,9 +316,9 @@ def test_an_incomplete_grid_is_never_averaged() -> None:
     redeem, lost = row_of(table, "redeem"), row_of(table, "map")
     assert (redeem.seeds, redeem.missing_seeds) == ([0], [1])
     assert redeem.score == pytest.approx(0.7)
-    assert "incomplete grid, failed: no result under both_0.5" in redeem.badges
+    assert "incomplete grid, failed: no result under both_0.5" in badges(redeem)
     assert (lost.score, lost.rank, lost.per_condition, lost.drop) == (None, None, {}, None)
-    assert "incomplete grid, failed: no result under both_0.5" in lost.badges
+    assert "incomplete grid, failed: no result under both_0.5" in badges(lost)
     assert table.rows[-1] is lost
 
 
@@ -338,7 +343,7 @@ def test_an_undefined_condition_has_no_mean() -> None:
     run.record.results[2].metrics["accuracy"] = float("nan")
     (row,) = only_table([run]).rows
     assert row.score is None
-    assert row.badges == ["accuracy undefined in 1"]
+    assert badges(row) == ["accuracy undefined in 1"]
 
 
 def test_reports_leave_torch_alone() -> None:
@@ -355,3 +360,54 @@ def test_reports_leave_torch_alone() -> None:
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "redeem" in done.stdout
+
+
+def test_the_area_under_the_curve_stands_beside_the_mean() -> None:
+    table = only_table([make_conditions_run("redeem", GRID, how="mean")])
+    assert table.rates == [0.0, 0.5, 1.0]
+    (row,) = table.rows
+    assert row.score == pytest.approx((0.9 + 0.8 + 0.4) / 3)
+    assert row.area == pytest.approx((0.85 + 0.6) / 2)
+    assert row.condition_metrics["both_0.5"] == pytest.approx({"accuracy": 0.8})
+    patterns = only_table([make_conditions_run("redeem", {"text": 0.8, "image": 0.9})])
+    assert (patterns.rates, patterns.rows[0].area) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("names", "rates"),
+    [
+        (["both_0", "both_0.1", "both_1"], [0.0, 0.1, 1.0]),
+        (["shared_0.5", "both_0.7"], []),
+        (["both_0.7", "both_0.1"], []),
+        (["text", "image"], []),
+        (["both_0.7"], []),
+    ],
+)
+def test_a_grid_is_one_family_at_rising_rates(names: list[str], rates: list[float]) -> None:
+    assert grid_rates(names) == rates
+
+
+def test_every_two_ranked_rows_are_tested_once() -> None:
+    runs = [make_run("best", 0.90, count=500), make_run("second", 0.89, count=500), make_run("worst", 0.50, count=500)]
+    table = only_table([*runs, make_run("complete", 0.95, count=500, oracle=True)])
+    names = [(table.rows[pair.first].name, table.rows[pair.second].name) for pair in table.pairs]
+    assert names == [("best", "second"), ("best", "worst"), ("second", "worst")]
+    assert [row.ties for row in table.rows] == ["", "a", "a", "b"]
+    assert [row.p_best for row in table.rows] == [None, None, table.pairs[0].p_holm, table.pairs[1].p_holm]
+    pair = table.pairs[1]
+    assert pair.difference.value == pytest.approx(0.4)
+    assert pair.p_holm >= pair.difference.p
+    assert pair.detectable == pytest.approx(0.7147 * (pair.difference.high - pair.difference.low), rel=1e-3)
+
+
+def test_runs_in_another_order_give_the_same_report() -> None:
+    runs = [
+        make_run(name, value + seed / 50, train_seed=seed)
+        for name, value in (("redeem", 0.7), ("map", 0.68))
+        for seed in range(3)
+    ]
+    assert Leaderboard.build(runs) == Leaderboard.build(runs[::-1])
+
+
+def test_supervision_is_a_badge_where_training_sees_everything() -> None:
+    assert "complete supervision" in badges(only_table([make_run("mmin", 0.8, supervision="complete")]).rows[0])

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from harness.errors import DataError
@@ -7,13 +9,18 @@ from harness.measures import accuracy, f1_macro
 from harness.reports.statistics import (
     DRAWS,
     Difference,
+    PairTest,
     bootstrap,
     bootstrap_p,
     compare,
+    curve_area,
+    detectable,
     holm,
     interval,
     mcnemar,
+    pair_tests,
     ranks,
+    tie_letters,
 )
 from harness.testing.records import make_predictions
 
@@ -106,9 +113,47 @@ def test_ranks_tie_what_cannot_be_told_apart() -> None:
     accuracies = [0.9, 0.895, 0.7, 0.5]
     runs = [[make_predictions(value, 400, seed=seed)] for seed, value in enumerate(accuracies)]
     draws = bootstrap(accuracy, runs)
-    assert ranks(accuracies, draws, higher_is_better=True) == [1, 1, 3, 4]
-    assert ranks([1 - value for value in accuracies], 1 - draws, higher_is_better=False) == [1, 1, 3, 4]
-    assert ranks([0.9], draws[:, :1], higher_is_better=True) == [1]
+    tests = pair_tests(accuracies, draws, higher_is_better=True)
+    assert ranks(4, tests) == [1, 1, 3, 4]
+    assert tie_letters(4, tests) == ["a", "a", "b", "c"]
+    assert [(test.first, test.second) for test in tests] == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    assert all(test.difference.value > 0 for test in tests)
+    assert [test.p_holm for test in tests] == holm([test.difference.p for test in tests])
+    errors = [1 - value for value in accuracies]
+    assert ranks(4, pair_tests(errors, 1 - draws, higher_is_better=False)) == [1, 1, 3, 4]
+    assert (ranks(1, []), tie_letters(1, []), tie_letters(0, [])) == ([1], ["a"], [])
+
+
+def differing(*pairs: tuple[int, int]) -> list[PairTest]:
+    nothing = Difference(0.1, 0.05, 0.15, 0.001)
+    return [PairTest(first, second, nothing, 0.01) for first, second in pairs]
+
+
+def test_tie_groups_may_overlap() -> None:
+    # The first and the last differ, and nobody else: the middle one belongs to both groups.
+    assert tie_letters(3, differing((0, 2))) == ["a", "ab", "b"]
+    # Not an interval: 0 ties with 2, but not with 1, which lies between them.
+    assert tie_letters(3, differing((0, 1))) == ["a", "b", "ab"]
+
+
+@given(st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7)).filter(lambda pair: pair[0] < pair[1])))
+def test_two_share_a_letter_unless_they_differ(pairs: set[tuple[int, int]]) -> None:
+    letters = tie_letters(8, differing(*sorted(pairs)))
+    for i in range(8):
+        for j in range(i + 1, 8):
+            assert bool(set(letters[i]) & set(letters[j])) == ((i, j) not in pairs)
+
+
+def test_the_area_under_a_curve_is_that_of_its_trapezoids() -> None:
+    assert curve_area([0.0, 0.5, 1.0], [0.9, 0.8, 0.4]) == pytest.approx((0.85 + 0.6) / 2)
+    assert curve_area([0.3, 0.7], [0.5, 0.5]) == pytest.approx(0.5)
+    assert curve_area([0.0, 0.1, 1.0], [1.0, 0.0, 0.0]) == pytest.approx(0.05)
+
+
+def test_detectable_is_found_four_times_out_of_five() -> None:
+    error = 0.02
+    found = stats.norm.sf(1.959964 - detectable(-1.959964 * error, 1.959964 * error) / error)
+    assert found == pytest.approx(0.8, abs=1e-5)
 
 
 def test_other_samples_are_refused() -> None:
