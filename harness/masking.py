@@ -262,7 +262,8 @@ class MaskTable:
             )
             expected = header["sha256"]
         except Exception as error:
-            raise DataError(f"mask table {stem}: not readable ({type(error).__name__}: {error}).") from error
+            reason = " ".join(str(error).split())
+            raise DataError(f"mask table {stem}: not readable ({type(error).__name__}: {reason}).") from error
         if table.fingerprint != expected:
             raise DataError(
                 f"mask table {stem}: content has sha256 {table.fingerprint[:16]}…, side file says {expected[:16]}…; "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 
@@ -95,6 +95,11 @@ class Protocol(PluginConfig, ABC):
         """True where a released draw is repeated, which depends on the order of samples and on all splits at once."""
         return False
 
+    @property
+    def reads(self) -> tuple[Literal["labels", "values"], ...]:
+        """What the draw looks at besides ids and natural presence; nothing, unless missingness is not random."""
+        return ()
+
     def remarks(self, table: DataTable, mask_seed: int, splits: Sequence[Split] = SPLITS) -> Sequence[str]:  # noqa: ARG002
         """Lines with counts that presence does not tell, e.g. of samples of `splits` that the rule excepts."""
         return ()
@@ -107,6 +112,30 @@ def hash_order(ids: Sequence[str], mask_seed: int, split: str, salt: str) -> Int
         `[n]` int64; the first entry is the position of the id with the smallest digest.
     """
     keys = [hashlib.sha256(f"{mask_seed}|{split}|{salt}|{name}".encode()).digest() for name in ids]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+
+
+def weighted_order(ids: Sequence[str], weights: Sequence[int], mask_seed: int, split: str, salt: str) -> IntArray:
+    """Positions of `ids` sorted by u / weight, u as in `hash_order`: a frozen draw that prefers heavy samples.
+
+    The first n of the order are a sequential Poisson sample (Ohlsson 1998): exactly n, nested over n, each with a
+    probability about proportional to its weight.  Integers only, so the same on every platform.
+
+    Args:
+        ids: Unique ids.
+        weights: A positive whole number for each.
+        mask_seed: Decides the draw.
+        split: Name of the split.
+        salt: Tells one draw from another.
+
+    Returns:
+        `[n]` int64.
+    """
+    digests = (hashlib.sha256(f"{mask_seed}|{split}|{salt}|{name}".encode()).digest() for name in ids)
+    keys = [
+        ((int.from_bytes(digest, "big") << 64) // weight, digest)
+        for digest, weight in zip(digests, weights, strict=True)
+    ]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 

@@ -7,5 +7,7 @@ BUILTIN = {
     "fixed_rate": "harness.protocols.fixed_rate:FixedRate",
     "independent_rates": "harness.protocols.rates:Rates",
     "natural": "harness.protocols.natural:Natural",
+    "not_at_random": "harness.protocols.not_at_random:NotAtRandom",
+    "table": "harness.protocols.table:SavedTable",
     "train_test": "harness.protocols.train_test:TrainTest",
 }

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from harness.errors import UsageError
 from harness.protocol import Condition, Protocol, format_rate, parse_protocol, parse_rate
@@ -80,6 +80,11 @@ class TrainTest(Protocol):
     def replays(self) -> bool:
         """Whether one of the sides replays a released draw."""
         return any(protocol.replays for protocol in (self._train, *self._tests))
+
+    @property
+    def reads(self) -> tuple[Literal["labels", "values"], ...]:
+        """What either side looks at."""
+        return tuple(dict.fromkeys(what for protocol in (self._train, *self._tests) for what in protocol.reads))
 
     def describe(self) -> str:
         """One paragraph: the two sides, and the conditions of a grid."""

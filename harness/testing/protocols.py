@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +14,7 @@ import pytest
 from harness.masking import MaskTable
 from harness.protocol import Protocol, parse_protocol, share_of
 from harness.testing.tables import make_table
-from harness.types import SPLITS, BoolArray, DataTable, Split
+from harness.types import SPLITS, BoolArray, DataTable, IntArray, Split
 
 
 class ProtocolContract:
@@ -35,9 +36,20 @@ class ProtocolContract:
         """The protocol under test."""
         return parse_protocol(self.protocol)
 
+    def table(
+        self,
+        sizes: Sequence[int] = (40, 20, 30),
+        available: BoolArray | None = None,
+        ids: Sequence[str] | None = None,
+        order: IntArray | None = None,
+    ) -> DataTable:
+        """A small data set; raw values that the protocol does not claim to read fail when they are read."""
+        reads = "values" in self.parsed().reads
+        return make_table(sizes, self.modalities, available, ids, order, readable=reads)
+
     def build(self, table: DataTable | None = None, mask_seed: int = 0) -> MaskTable:
         """Its mask table of `table`, or of a small complete data set."""
-        return MaskTable.build(self.parsed(), table or make_table(modalities=self.modalities), mask_seed)
+        return MaskTable.build(self.parsed(), table or self.table(), mask_seed)
 
     def test_name_is_canonical(self) -> None:
         """Parsing the canonical name gives the same protocol and name."""
@@ -57,7 +69,7 @@ class ProtocolContract:
 
     def test_shape_and_type(self) -> None:
         """`hidden` and every test condition are `[n, M]` bool."""
-        table, protocol = make_table(modalities=self.modalities), self.parsed()
+        table, protocol = self.table(), self.parsed()
         drawn: list[tuple[Split, BoolArray]] = [
             ("train", protocol.hidden(table, "train", 0)),
             ("valid", protocol.hidden(table, "valid", 0)),
@@ -69,7 +81,7 @@ class ProtocolContract:
 
     def test_conditions_have_names_and_one_score(self) -> None:
         """Test conditions are called differently; several have scores over all of them, called differently too."""
-        protocol, spec = self.parsed(), make_table(modalities=self.modalities).spec
+        protocol, spec = self.parsed(), self.table().spec
         names = [condition.name for condition in protocol.conditions(spec)]
         assert names
         assert len({*names, *protocol.aggregates}) == len(names) + len(protocol.aggregates)
@@ -87,7 +99,7 @@ class ProtocolContract:
 
         One of several test conditions may skip a sample of which the data set lacks what it shows.
         """
-        table = make_table(modalities=self.modalities, available=some_available(len(self.modalities)))
+        table = self.table(available=some_available(len(self.modalities)))
         masks = self.build(table)
         for split, rows in masks.parts().values():
             available = table.available[table.splits[split]]
@@ -97,7 +109,7 @@ class ProtocolContract:
 
     def test_survives_a_file(self, tmp_path: Path) -> None:
         """Its table is the same after it was saved and read."""
-        table = make_table(modalities=self.modalities)
+        table = self.table()
         masks = self.build(table)
         read = MaskTable.load(masks.save(tmp_path / "masks"))
         assert read.header() == masks.header()
@@ -108,7 +120,7 @@ class ProtocolContract:
         if self.incomplete is None:
             pytest.skip("the name fixes no share of incomplete samples (`incomplete`)")
         for sizes in ((40, 20, 30), (1, 1, 1), (101, 7, 33)):
-            masks = self.build(make_table(sizes, self.modalities))
+            masks = self.build(self.table(sizes))
             of = dict(zip(SPLITS, sizes, strict=True))
             for split, rows in masks.parts().values():
                 assert (~rows.all(axis=1)).sum() == share_of(self.incomplete, of[split])
@@ -119,10 +131,10 @@ class ProtocolContract:
 
     def test_other_seed_other_masks(self) -> None:
         """The mask seed decides something."""
-        masks = self.build(make_table((400, 200, 300), self.modalities))
+        masks = self.build(self.table((400, 200, 300)))
         if all(_constant(rows) for _, rows in masks.parts().values()):
             pytest.skip("every sample keeps the same modalities")
-        other = self.build(make_table((400, 200, 300), self.modalities), mask_seed=1)
+        other = self.build(self.table((400, 200, 300)), mask_seed=1)
         assert masks.fingerprint != other.fingerprint
 
     def test_row_order_does_not_matter(self) -> None:
@@ -130,16 +142,16 @@ class ProtocolContract:
         if self.parsed().replays:
             pytest.skip("replays a draw that depends on the order")
         order = np.random.default_rng(0).permutation(90)
-        shuffled = self.build(make_table(modalities=self.modalities, order=order))
+        shuffled = self.build(self.table(order=order))
         assert shuffled.fingerprint == self.build().fingerprint
 
     def test_splits_are_drawn_on_their_own(self) -> None:
         """New samples in `valid` leave the masks of `train` as they were (unless a released draw is replayed)."""
         if self.parsed().replays:
             pytest.skip("replays a draw over all splits")
-        before = self.build(make_table((40, 20, 30), self.modalities))
+        before = self.build(self.table((40, 20, 30)))
         ids = [*(f"s{row:04d}" for row in range(40)), *(f"new{row}" for row in range(55))]
-        after = self.build(make_table((40, 25, 30), self.modalities, ids=ids))
+        after = self.build(self.table((40, 25, 30), ids=ids))
         assert np.array_equal(before.present["train"], after.present["train"])
 
     def test_splits_have_independent_streams(self) -> None:
@@ -149,7 +161,7 @@ class ProtocolContract:
         for first, split in enumerate(SPLITS):
             sizes = [400 if part == split else 1 for part in SPLITS]
             ids = [f"x{row}" for row in range(first)] + names + [f"y{row}" for row in range(2 - first)]
-            masks = self.build(make_table(sizes, self.modalities, ids=ids))
+            masks = self.build(self.table(sizes, ids=ids))
             drawn += [(own, rows) for own, rows in masks.parts().values() if own == split and not _constant(rows)]
         pairs = [(one, two) for (a, one), (b, two) in itertools.combinations(drawn, 2) if a != b]
         if not pairs:
@@ -157,11 +169,20 @@ class ProtocolContract:
         for one, two in pairs:
             assert not np.array_equal(one, two), "the same ids are drawn alike in two splits"
 
-    def test_labels_do_not_matter(self) -> None:
-        """Masks do not depend on labels (nor on raw values, which fail when they are read)."""
-        table = make_table(modalities=self.modalities)
+    def test_labels_matter_only_where_it_says_so(self) -> None:
+        """Masks depend on labels if `reads` says so, else not (nor on raw values, which fail when they are read)."""
+        table = self.table()
         other = replace(table, labels=1 - table.labels)
-        assert self.build(table).fingerprint == self.build(other).fingerprint
+        same = self.build(table).fingerprint == self.build(other).fingerprint
+        assert same == ("labels" not in self.parsed().reads)
+
+    def test_values_matter_where_it_says_so(self) -> None:
+        """Masks depend on raw values if `reads` says so."""
+        if "values" not in self.parsed().reads:
+            pytest.skip("raw values are not read")
+        table = self.table()
+        turned = {name: [values[row] for row in range(len(values))][::-1] for name, values in table.values.items()}
+        assert self.build(table).fingerprint != self.build(replace(table, values=turned)).fingerprint
 
     def test_golden_fingerprint(self) -> None:
         """The draw is the one that was released."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from harness.types import (
 )
 
 _KINDS: Mapping[str, ModalityKind] = {"text": "text", "image": "image", "audio": "audio", "video": "video"}
+_WORDS = ("one", "small", "blue", "boat", "lies", "still", "before", "morning", "rain", "Oslo")
 
 
 def make_table(
@@ -31,8 +33,9 @@ def make_table(
     ids: Sequence[str] | None = None,
     order: IntArray | None = None,
     name: str = "contract",
+    readable: bool = False,
 ) -> DataTable:
-    """A two-class data set whose raw values must not be read.
+    """A two-class data set whose raw values must not be read, unless they are asked for.
 
     Args:
         sizes: Samples of train, valid and test.
@@ -41,6 +44,7 @@ def make_table(
         ids: N unique ids, `s0000`, … by default.
         order: A permutation of the N rows to store them in.
         name: Name of the data set.
+        readable: Give raw values of each kind, drawn from the ids (see `raw_value`).
     """
     counts = [sizes[split] for split in SPLITS] if isinstance(sizes, Mapping) else list(sizes)
     total = sum(counts)
@@ -67,8 +71,30 @@ def make_table(
         splits,
         labels[order],
         there[order],
-        {modality: LazySequence(_unreadable, total) for modality in modalities},
+        {
+            modality.name: LazySequence(
+                _reader(modality, [names[row] for row in order]) if readable else _unreadable, total
+            )
+            for modality in spec.modalities
+        },
     )
+
+
+def raw_value(modality: ModalitySpec, sample: str) -> Any:
+    """A raw value that the id decides: some words, a small picture, a short clip, or a short sequence of vectors."""
+    seed = int.from_bytes(hashlib.sha256(f"{modality.name}|{sample}".encode()).digest()[:8], "big")
+    draw = np.random.default_rng(seed)
+    if modality.kind == "text":
+        return " ".join(draw.choice(_WORDS, size=draw.integers(1, 12)).tolist())
+    if modality.kind == "image":
+        return draw.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    if modality.kind == "audio":
+        return draw.normal(0, 0.1, draw.integers(4_000, 16_000)).astype(np.float32)
+    return (draw.normal(0, 1, (draw.integers(1, 9), 4)) * draw.uniform(0.5, 2)).astype(np.float32)
+
+
+def _reader(modality: ModalitySpec, ids: Sequence[str]) -> Callable[[int], Any]:
+    return lambda row: raw_value(modality, ids[row])
 
 
 def _unreadable(row: int) -> NoReturn:

@@ -191,7 +191,7 @@ def run(contract: Any, tmp_path: Path) -> set[str]:
         ("rows", "test_row_order_does_not_matter"),
         ("other_splits", "test_splits_are_drawn_on_their_own"),
         ("all_splits", "test_splits_have_independent_streams"),
-        ("labels", "test_labels_do_not_matter"),
+        ("labels", "test_labels_matter_only_where_it_says_so"),
         ("values", "test_shape_and_type"),
     ],
 )
