@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from harness.reports.published import Published
 from harness.reports.statistics import Difference
 
+Verdict = Literal["agrees", "ours is higher", "ours is lower", "no interval"]
 BadgeKind = Literal["reference", "audit", "failed", "seeds", "preset", "supervision", "undefined", "grid"]
 
 
@@ -60,6 +62,34 @@ class Pair:
     difference: Difference
     p_holm: float
     detectable: float
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A published number and ours for the same method, data set, protocol, condition and metric.
+
+    Attributes:
+        row: Position of our row in `Table.rows`.
+        condition: Test condition, or score over all of them; empty where there is only one.
+        metric: Metric.
+        published: The number, a fraction, with where it was read.
+        ours: Mean over our seeds.
+        low: Lower end of the 95 % interval of ours.
+        high: Upper end.
+        seeds: Number of our seeds.
+        verdict: `agrees` where our 95 % interval meets the published value, plus or minus 1.96 of its stated standard
+            deviations; else on which side of it ours lies.
+    """
+
+    row: int
+    condition: str
+    metric: str
+    published: Published
+    ours: float
+    low: float | None
+    high: float | None
+    seeds: int
+    verdict: Verdict
 
 
 @dataclass
@@ -171,6 +201,8 @@ class Table:
         rates: Missing rates of the conditions, where they are a grid of rates; else empty.
         beside: Names of other scores over all conditions.
         pairs: Every two ranked rows against each other.
+        published: Published numbers beside ours.
+        refused: Why other published numbers of these methods on this data set are not.
     """
 
     key: TableKey
@@ -184,6 +216,8 @@ class Table:
     rates: list[float] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
+    published: list[Beside] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
