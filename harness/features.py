@@ -1,33 +1,32 @@
 """Feature store: outputs of frozen encoders, computed once, content-addressed and memory-mapped.
 
 The key of a block is (data set fingerprint, modality, encoder name, version, options, weights); a second run
-computes nothing.  Blocks are written to a temporary folder and renamed, so a killed run leaves no half block, and
-their checksums are verified whenever they are opened.
+computes nothing.  Values are encoded and written batch by batch (`harness.blocks`), so memory does not grow with the
+data set and a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.blocks import BlockWriter, is_block, open_block
 from harness.config import EncoderConfig, digest_of
-from harness.encoder import Encoded, Encoder
+from harness.encoder import Encoder
 from harness.errors import DataError, UsageError
-from harness.files import ensure_folder, file_sha256, locked
-from harness.progress import track
+from harness.files import ensure_folder, locked
+from harness.progress import say, track
 from harness.types import BoolArray, DataTable, FeatureSpec, FloatArray, IntArray, ModalitySpec
 
 STORE_VERSION = 1
 _PARTS = ("tokens", "mask", "pooled", "digest")
+_RAGGED = ("tokens", "mask")
 
 
 @dataclass(frozen=True)
@@ -106,96 +105,74 @@ class FeatureStore:
             "weights": encoder.fingerprint(),
         }
         block = self.folder / table.spec.name / f"{modality.name}-{name}-{digest_of(key, 16)}"
-        with locked(block):
-            if not (block / "meta.json").is_file():
+        with locked(block, f"waiting for another process that stores {block.name}"):
+            if not is_block(block):
                 self._compute(table, modality, encoder, key, block)
-            return self._open(block)
+            return FeatureArray(**open_block(block, _PARTS))
 
     def _compute(
         self, table: DataTable, modality: ModalitySpec, encoder: Encoder, key: Mapping[str, Any], block: Path
     ) -> None:
         ensure_folder(block.parent)
         column = table.spec.modality_names.index(modality.name)
-        rows = np.flatnonzero(table.available[:, column])
         values = table.values[modality.name]
-        storage = np.dtype(encoder.storage)
-        encoded: list[Encoded] = []
-        digest = np.zeros(len(table.ids), dtype=np.int64)
-        label = f"{table.spec.name}: {modality.name} features ({key['encoder']})"
-        for start in track(range(0, len(rows), encoder.batch_size), label):
-            chunk = rows[start : start + encoder.batch_size]
-            raw = [values[int(row)] for row in chunk]
-            digest[chunk] = [content_digest(value) for value in raw]
-            part = encoder.encode(raw)
-            encoded.append(replace(part, tokens=part.tokens.astype(storage, copy=False)))
-        arrays = _stack(encoded, rows, len(table.ids), storage) | {"digest": digest}
-        for part_name in ("tokens", "pooled"):
-            array = arrays[part_name]
-            if array.dtype.kind == "f":
-                bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
-                if bad.size:
-                    raise DataError(
-                        f"data set {table.spec.name}: features of {modality.name!r} are NaN or infinite for "
-                        f"{bad.size} samples, e.g. id {table.ids[int(bad[0])]!r}; mend or drop them."
-                    )
-        _write(block, arrays, key)
-
-    def _open(self, block: Path) -> FeatureArray:
-        try:
-            meta = json.loads((block / "meta.json").read_text())
-            for part in _PARTS:
-                if file_sha256(block / f"{part}.npy") != meta["sha256"][part]:
-                    raise ValueError(f"{part}.npy does not have its checksum")
-            parts = {part: np.load(block / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in _PARTS}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"feature cache {block} is damaged ({error}); delete the folder and run again.") from error
-        return FeatureArray(**parts)
+        order = _order(modality, values, np.flatnonzero(table.available[:, column]))
+        writer = BlockWriter(block, len(table.ids), order, digest_of([key, encoder.storage]), _RAGGED)
+        if writer.done:
+            say(f"{block.name}: going on after {writer.done:,} of {len(order):,} values.")
+        starts = range(writer.done, len(order), encoder.batch_size)
+        for start in track(starts, f"{table.spec.name}: {modality.name} features ({key['encoder']})"):
+            chunk = order[start : start + encoder.batch_size]
+            arrays = _encode(encoder, [values[int(row)] for row in chunk])
+            bad = _not_finite(arrays)
+            if bad.size:
+                writer.discard()  # mended data are another data set, with another block
+                raise DataError(
+                    f"data set {table.spec.name}: features of {modality.name!r} are NaN or infinite for "
+                    f"{bad.size} samples, e.g. id {table.ids[int(chunk[bad[0]])]!r}, and perhaps for later ones; "
+                    "mend or drop them."
+                )
+            writer.add(arrays)
+        if not len(order):
+            writer.add(_nothing(np.dtype(encoder.storage)))
+        writer.finish({"key": key})
 
 
-def _write(block: Path, arrays: Mapping[str, npt.NDArray[Any]], key: Mapping[str, Any]) -> None:
-    """Writes a block at once; leftovers of killed runs go first (the caller holds the lock)."""
-    for leftover in block.parent.glob(f".{block.name}.*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    shutil.rmtree(block, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=block.parent, prefix=f".{block.name}."))
-    try:
-        for part in _PARTS:
-            np.save(temporary / f"{part}.npy", arrays[part], allow_pickle=False)
-        meta = {"key": key, "sha256": {part: file_sha256(temporary / f"{part}.npy") for part in _PARTS}}
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-        temporary.chmod(0o755)
-        temporary.rename(block)
-    except OSError as error:
-        raise DataError(f"cannot write the feature cache {block} ({error.strerror or error}).") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _order(modality: ModalitySpec, values: Sequence[Any], rows: IntArray) -> IntArray:
+    """Rows in the order of encoding: texts by falling length, so that batches have little padding, others as they come.
 
-
-def _stack(
-    encoded: Sequence[Encoded], rows: IntArray, total: int, storage: np.dtype[Any]
-) -> dict[str, npt.NDArray[Any]]:
-    """Pads all chunks to the longest and spreads them over the rows of the data set.
-
-    Raises:
-        DataError: If values are encoded to tokens of different widths.
+    The longest text comes first, so the store knows early how long rows are, and memory does not grow later on.
     """
-    shapes = {part.tokens.shape[2:] for part in encoded}
-    if len(shapes) > 1:
-        raise DataError(
-            f"values of one modality have tokens of different shapes: {', '.join(map(str, sorted(shapes)))}."
-        )
-    longest = max((part.tokens.shape[1] for part in encoded), default=1)
-    token_shape = encoded[0].tokens.shape[2:] if encoded else (1,)
-    pooled_dim = encoded[0].pooled.shape[1] if encoded else 1
-    tokens = np.zeros((total, longest, *token_shape), dtype=storage)
-    mask = np.zeros((total, longest), dtype=np.bool_)
-    pooled = np.zeros((total, pooled_dim), dtype=np.float32)
-    start = 0
-    for part in encoded:
-        count, length = part.mask.shape
-        target = rows[start : start + count]
-        tokens[target, :length] = part.tokens
-        mask[target, :length] = part.mask
-        pooled[target] = part.pooled
-        start += count
-    return {"tokens": tokens, "mask": mask, "pooled": pooled}
+    if modality.kind != "text":
+        return rows
+    return rows[np.argsort([-len(values[int(row)]) for row in rows], kind="stable")] if len(rows) else rows
+
+
+def _encode(encoder: Encoder, raw: Sequence[Any]) -> dict[str, npt.NDArray[Any]]:
+    """One batch as it is stored."""
+    part = encoder.encode(raw)
+    return {
+        "tokens": part.tokens.astype(encoder.storage, copy=False),
+        "mask": part.mask.astype(np.bool_, copy=False),
+        "pooled": part.pooled.astype(np.float32, copy=False),
+        "digest": np.array([content_digest(value) for value in raw], dtype=np.int64),
+    }
+
+
+def _not_finite(arrays: Mapping[str, npt.NDArray[Any]]) -> IntArray:
+    """Positions of values of which a token or the pooled vector is NaN or infinite."""
+    bad = np.zeros(len(arrays["digest"]), dtype=np.bool_)
+    for part in ("tokens", "pooled"):
+        if arrays[part].dtype.kind == "f":
+            bad |= ~np.isfinite(arrays[part]).reshape(len(bad), -1).all(axis=1)
+    return np.flatnonzero(bad)
+
+
+def _nothing(storage: np.dtype[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of a modality that no sample has."""
+    return {
+        "tokens": np.zeros((0, 1, 1), dtype=storage),
+        "mask": np.zeros((0, 1), dtype=np.bool_),
+        "pooled": np.zeros((0, 1), dtype=np.float32),
+        "digest": np.zeros(0, dtype=np.int64),
+    }

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from harness.config import PathsConfig
 from harness.errors import DataError
+from harness.progress import say
+
+_MOMENT = 3.0  # seconds
 
 
 @contextmanager
@@ -54,13 +57,26 @@ def ensure_folder(path: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an inter-process lock on `<path>.lock` while the block runs."""
-    from filelock import FileLock
+def locked(path: Path, waiting: str = "") -> Iterator[None]:
+    """Holds an inter-process lock on `<path>.lock` while the block runs.
+
+    Args:
+        path: What the lock is about.
+        waiting: Shown on stderr when another process holds the lock for longer than a moment.
+    """
+    from filelock import FileLock, Timeout
 
     ensure_folder(path.parent)
-    with FileLock(path.with_name(path.name + ".lock")):
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        lock.acquire(timeout=_MOMENT if waiting else -1)
+    except Timeout:
+        say(f"{waiting} …")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def file_sha256(path: Path) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,12 +98,14 @@ def test_any_other_data_set_is_loaded_and_nothing_computed(home: Path, capsys: C
     assert not (home / "cache" / "features").exists()
 
 
-def test_features_are_stored_once(memes: Path, tmp_path: Path, home: Path, capsys: Capture) -> None:
+@pytest.fixture
+def storing(memes: Path, tmp_path: Path) -> list[str]:
+    """A command that stores token ids and pixels."""
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     (weights / "config.json").write_text(json.dumps({"model_type": "vilt", "vocab_size": len(WORDS), "image_size": 64}))
-    command = [
+    return [
         "prepare",
         "dataset=hateful_memes",
         f"dataset.folder={memes}",
@@ -110,12 +115,30 @@ def test_features_are_stored_once(memes: Path, tmp_path: Path, home: Path, capsy
         f"encoder_options.vilt_text={{weights: '{weights}', max_text_len: 16}}",
         f"encoder_options.vilt_image={{weights: '{weights}'}}",
     ]
-    assert main(command) == 0
+
+
+def test_features_are_stored_once(storing: list[str], tmp_path: Path, home: Path, capsys: Capture) -> None:
+    assert main(storing) == 0
     assert "text by vilt_text" in capsys.readouterr().out
     blocks = {path: path.stat().st_mtime_ns for path in (home / "cache" / "features").rglob("meta.json")}
     assert len(blocks) == 2
-    assert main(command) == 0
+    assert main(storing) == 0
     assert {path: path.stat().st_mtime_ns for path in (home / "cache" / "features").rglob("meta.json")} == blocks
     # The backbone's own inputs are stored beside them.
-    assert main([*command, "backbone=vilt_b32", f"backbone.weights='{weights}'", "backbone.max_text_len=8"]) == 0
+    weights = tmp_path / "weights"
+    assert main([*storing, "backbone=vilt_b32", f"backbone.weights='{weights}'", "backbone.max_text_len=8"]) == 0
     assert len(list((home / "cache" / "features").rglob("meta.json"))) == 3
+
+
+def test_two_prepare_commands_at_once_give_what_one_gives(storing: list[str], home: Path, capsys: Capture) -> None:
+    command = [sys.executable, "-m", "harness", *storing]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    folders = {path.parent for path in (home / "cache" / "features").rglob("meta.json")}
+    assert len(folders) == 2
+    together = {folder: (folder / "tokens.npy").read_bytes() for folder in folders}
+    shutil.rmtree(home / "cache")
+    assert main(storing) == 0
+    assert {folder: (folder / "tokens.npy").read_bytes() for folder in folders} == together

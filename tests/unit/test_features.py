@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +20,8 @@ from harness.encoder import Encoded, Encoder, pad_tokens
 from harness.errors import DataError, UsageError
 from harness.features import FeatureStore, content_digest
 from harness.methods.common.encoders.config import IdentityConfig, MiniLMConfig
-from harness.types import DataTable
+from harness.methods.common.encoders.identity import IdentityEncoder
+from harness.types import DataTable, ModalitySpec
 
 _encoded: list[int] = []
 
@@ -144,6 +149,127 @@ def test_leftovers_of_a_killed_run_go(table: DataTable, tmp_path: Path) -> None:
     block.unlink()
     store.get(table, modality, "counting", CountingConfig())
     assert not leftover.exists()
+
+
+# -- interruptions ---------------------------------------------------------------------------------------------------
+
+#: Stores a data set's features with an encoder that notes every call in a file and may kill its process at one.
+WORKER = """
+import os, signal, sys, time
+from pathlib import Path
+from harness import blocks
+from harness.datasets.synthetic import SyntheticConfig
+from harness.features import FeatureStore
+import test_features as module
+
+folder, deadly, pause = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+blocks.COMMIT_SECONDS = 0.0
+
+class Encoder(module.CountingEncoder):
+    def encode(self, values):
+        with (folder / "calls").open("a") as calls:
+            calls.write(f"{len(values)}\\n")
+        if len((folder / "calls").read_text().splitlines()) == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(pause)
+        return super().encode(values)
+
+module.CountingEncoder = Encoder
+table = SyntheticConfig(samples=40, sequence_length=3).load(Path(), Path())
+FeatureStore(folder / "store").get(table, table.spec.modalities[0], "counting", module.CountingConfig())
+"""
+
+
+def worker(folder: Path, deadly: int = 0, pause: float = 0.0) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", WORKER, str(folder), str(deadly), str(pause)]
+    return subprocess.Popen(command, cwd=Path(__file__).parent)
+
+
+def calls(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "calls").read_text().splitlines()]
+
+
+def test_a_killed_run_goes_on_where_it_stopped(table: DataTable, tmp_path: Path) -> None:
+    assert worker(tmp_path, deadly=4).wait() == -signal.SIGKILL
+    assert not list((tmp_path / "store").glob("*/*/meta.json"))
+    assert worker(tmp_path).wait() == 0
+    assert calls(tmp_path) == [7, 7, 7, 7, 7, 7, 5]  # the fourth call died, and was the only one to be repeated
+    modality = table.spec.modalities[0]
+    found = FeatureStore(tmp_path / "store").get(table, modality, "counting", CountingConfig())
+    assert not _encoded
+    whole = FeatureStore(tmp_path / "whole").get(table, modality, "counting", CountingConfig())
+    for part in ("tokens", "mask", "pooled", "digest"):
+        np.testing.assert_array_equal(getattr(found, part), getattr(whole, part))
+    (ours,), (theirs,) = ((tmp_path / name).glob("*/*/tokens.npy") for name in ("store", "whole"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_two_that_start_together_encode_once(tmp_path: Path) -> None:
+    started = [worker(tmp_path, pause=0.05) for _ in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
+    assert calls(tmp_path) == [7, 7, 7, 7, 7, 5]
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 values of 64 KiB are stored with an eighth of their size in memory."""
+
+    class Wide(Sequence[Any]):
+        def __len__(self) -> int:
+            return 1000
+
+        def __getitem__(self, index: Any) -> Any:
+            return np.full((1, 2**14), index, dtype=np.float32)
+
+    table = SyntheticConfig(samples=1000).load(Path(), Path())
+    table = replace(table, values={**table.values, "a": Wide()})
+    monkeypatch.setattr(IdentityEncoder, "batch_size", 8)
+    FeatureStore(tmp_path).get(table, table.spec.modalities[1], "identity", IdentityConfig())  # imports what it needs
+    tracemalloc.start()
+    try:
+        features = FeatureStore(tmp_path).get(table, table.spec.modalities[0], "identity", IdentityConfig())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert features.tokens.nbytes == 1000 * 2**16
+    assert features.tokens[::111, 0, -1].tolist() == list(range(0, 1000, 111))
+    assert peak < features.tokens.nbytes / 8
+
+
+def test_texts_are_encoded_longest_first_and_stored_in_their_order(tmp_path: Path) -> None:
+    lengths = [3, 9, 1, 9, 4, *[1] * 35]
+    texts = ["x" * length for length in lengths]
+    table = SyntheticConfig(samples=40).load(Path(), Path())
+    text = ModalitySpec("a", "text")
+    spec = replace(table.spec, modalities=(text, table.spec.modalities[1]))
+    table = replace(table, spec=spec, values={**table.values, "a": texts})
+    seen: list[str] = []
+
+    class Letters(Encoder):
+        batch_size = 2
+        storage = "int16"
+
+        def encode(self, values: Sequence[Any]) -> Encoded:
+            seen.extend(values)
+            tokens, mask = pad_tokens([np.full(len(value), ord(value[0])) for value in values])
+            return Encoded(tokens, mask, np.array([[len(value)] for value in values], np.float32))
+
+    config = CountingConfig()
+    config.__class__ = type("Config", (CountingConfig,), {"kinds": ("text",), "implementation": lambda self: Letters})
+    features = FeatureStore(tmp_path).get(table, text, "letters", config)
+    assert list(map(len, seen)) == sorted(lengths, reverse=True)
+    assert features.mask.sum(axis=1).tolist() == features.pooled[:, 0].tolist() == lengths
+    assert features.tokens.dtype == np.int16
+    assert features.spec.length == 9
+
+
+def test_no_value_at_all(table: DataTable, tmp_path: Path) -> None:
+    available = table.available.copy()
+    available[:, 0] = False
+    features = FeatureStore(tmp_path).get(
+        replace(table, available=available), table.spec.modalities[0], "counting", CountingConfig()
+    )
+    assert features.tokens.shape == (40, 1, 1)
+    assert not features.mask.any()
 
 
 def test_digest_tells_contents_apart() -> None:
