@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.errors import DataError
 from harness.files import atomic_write
@@ -70,21 +72,25 @@ def load_predictions(path: Path) -> Predictions:
     Raises:
         DataError: If the file is missing or not a predictions file.
     """
-    import pandas as pd
+    # Without pandas on the way: several times faster, and a report reads thousands of these files.
+    from pyarrow.parquet import ParquetFile
 
     try:
-        frame = pd.read_parquet(path)
-        names = [column for column in frame.columns if column.startswith("present:")]
-        label_columns = [column for column in frame.columns if column.startswith("label:")]
-        logit_columns = [column for column in frame.columns if column.startswith("logit:")]
-        labels = frame[label_columns].to_numpy()
+        with ParquetFile(path) as file:
+            table = file.read()
+
+        def columns(prefix: str) -> npt.NDArray[Any]:
+            found = [table.column(name).to_numpy() for name in table.column_names if name.startswith(prefix)]
+            return np.stack(found, axis=1) if found else np.empty((table.num_rows, 0))
+
+        labels = columns("label:")
         return Predictions(
-            tuple(frame["id"]),
-            frame[logit_columns].to_numpy(dtype=np.float32),
+            tuple(table.column("id").to_pylist()),
+            columns("logit:").astype(np.float32),
             labels[:, 0] if labels.dtype.kind == "i" and labels.shape[1] == 1 else labels,
-            frame[names].to_numpy(dtype=np.bool_),
-            tuple(name.removeprefix("present:") for name in names),
-            tuple(frame["condition"]) if "condition" in frame else (),
+            columns("present:").astype(np.bool_),
+            tuple(name.removeprefix("present:") for name in table.column_names if name.startswith("present:")),
+            tuple(table.column("condition").to_pylist()) if "condition" in table.column_names else (),
         )
     except Exception as error:
         raise DataError(f"{path}: not a predictions file ({type(error).__name__}: {error}).") from error

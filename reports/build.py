@@ -6,19 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.files import atomic_write, ensure_folder
+from harness.reports.details import Inspected, Show
+from harness.reports.html import to_html
 from harness.reports.leaderboard import Leaderboard, RunLike
 from harness.reports.render import RENDERERS, formats, to_terminal
 
 DEFAULT_FORMATS = tuple(RENDERERS)
 
 
-def build_report(runs: Sequence[RunLike], out: Path, names: Sequence[str] = DEFAULT_FORMATS) -> list[Path]:
+def build_report(
+    runs: Sequence[RunLike], out: Path, names: Sequence[str] = DEFAULT_FORMATS, show: Show | None = None
+) -> list[Path]:
     """Writes `report.<format>` files.
 
     Args:
         runs: Runs, e.g. of `harness.tracking.load_runs`.
         out: Folder, created if needed.
         names: Formats out of `html`, `md`, `csv`, `json`, `tex`.
+        show: Finds texts and pictures of test samples, for the page.
 
     Returns:
         The files, in the order of `names`.
@@ -28,13 +33,15 @@ def build_report(runs: Sequence[RunLike], out: Path, names: Sequence[str] = DEFA
         DataError: If the folder cannot be written.
     """
     chosen = formats(names)
-    board = Leaderboard.build(runs)
+    inspected = [Inspected(run) for run in runs]
+    board = Leaderboard.build(inspected)
     ensure_folder(out)
     paths = []
     for name in chosen:
         path = out / f"report.{name}"
         with atomic_write(path) as temporary:
-            temporary.write_text(RENDERERS[name](board), encoding="utf-8")
+            text = to_html(board, inspected, show) if name == "html" else RENDERERS[name](board)
+            temporary.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths
 

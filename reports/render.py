@@ -1,4 +1,4 @@
-"""One leaderboard in many formats: terminal, Markdown, CSV, JSON, LaTeX, one self-contained HTML page.
+"""One leaderboard in many formats: terminal, Markdown, CSV, JSON, LaTeX; the HTML page is `harness.reports.html`'s.
 
 `columns` decides once what a table shows and how numbers are written; the renderers only arrange it.
 """
@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from harness.reports.leaderboard import Leaderboard
@@ -340,105 +339,14 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(char, char) for char in text.replace("\n", " "))
 
 
-@dataclass(frozen=True)
-class ChartRow:
-    """One line of the interval chart, in its pixel coordinates."""
+def _html(board: Leaderboard) -> str:
+    from harness.reports.html import to_html
 
-    name: str
-    score: str
-    y: float
-    x: float
-    low: float
-    high: float
-    kind: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Dot and interval per row, drawn by the template as SVG."""
-
-    rows: list[ChartRow]
-    ticks: list[tuple[float, str]]
-    width: float
-    height: float
-    left: float
-
-
-def chart(table: Table) -> Chart | None:
-    """Layout of the interval chart; None without scores."""
-    rows = [row for row in table.rows if row.score is not None]
-    if not rows:
-        return None
-    left, right, line, top = 250.0, 640.0, 24.0, 8.0
-    ends = [value for row in rows for value in (row.score, row.low, row.high) if value is not None]
-    step = _step(max(ends) - min(ends))
-    first, last = math.floor(min(ends) / step) * step, math.ceil(max(ends) / step) * step
-    last = last if last > first else first + step
-
-    def x(value: float) -> float:
-        return round(left + (right - left) * (value - first) / (last - first), 1)
-
-    drawn = []
-    for index, row in enumerate(rows):
-        assert row.score is not None
-        low, high = row.score if row.low is None else row.low, row.score if row.high is None else row.high
-        kind = "oracle" if row.oracle else "floor" if row.reference == "floor" else "method"
-        name = row.name if len(row.name) <= 38 else row.name[:37] + "…"
-        drawn.append(
-            ChartRow(name, score_text(row.score), top + line * (index + 0.5), x(row.score), x(low), x(high), kind)
-        )
-    marks = [first + step * index for index in range(round((last - first) / step) + 1)]
-    return Chart(drawn, [(x(mark), f"{mark:.6g}") for mark in marks], right + 60, top + line * len(rows) + 26, left)
-
-
-def _step(span: float) -> float:
-    """A round distance between about five ticks."""
-    raw = max(span, 1e-6) / 5
-    size = 10.0 ** math.floor(math.log10(raw))
-    return float(next(factor * size for factor in (1, 2, 5, 10) if factor * size >= raw))
-
-
-def to_html(board: Leaderboard) -> str:
-    """One page without any outside reference; every string of a record is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    views = [
-        {
-            "table": table,
-            "columns": columns(table),
-            "best": {column.key: best_rows(table, column) for column in columns(table)},
-            "chart": chart(table),
-            "notes": notes(table),
-        }
-        for table in board.tables
-    ]
-    return environment.get_template("report.html.j2").render(
-        views=views, guide=GUIDE, sort_value=_sort_value, pretty=_pretty
-    )
-
-
-def _sort_value(column: Column, row: Row) -> str:
-    value = column.value(row)
-    if isinstance(value, tuple):
-        value = value[0]
-    if isinstance(value, Difference):
-        value = value.value
-    return "" if value is None else str(value)
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(_finite(value), indent=1, default=str, ensure_ascii=False)
+    return to_html(board)
 
 
 RENDERERS: dict[str, Callable[[Leaderboard], str]] = {
-    "html": to_html,
+    "html": _html,
     "md": to_markdown,
     "csv": to_csv,
     "json": to_json,

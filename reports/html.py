@@ -1,0 +1,313 @@
+"""The leaderboard as one self-contained HTML page: tables as HTML, everything behind a row as packed data.
+
+The tables are plain HTML, so that they can be read, printed and searched without JavaScript.  Details and figures are
+drawn by `report.js` from JSON, packed with gzip, when a reader asks for them: a page of thousands of runs stays
+small and quick.  Every text of a record is either escaped by jinja2 or set as text by the script.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.reports.details import Details, Inspected, Show, condition_bands, curve_step, inspect
+from harness.reports.leaderboard import Leaderboard, RunLike
+from harness.reports.render import GUIDE, Column, best_rows, columns, notes, score_text
+from harness.reports.statistics import Difference
+from harness.reports.table import Row, Table
+
+_HERE = Path(__file__).parent
+#: Confusion tables of more classes are left out: nobody can read them, and they would fill the page.
+MOST_CLASSES = 60
+
+
+@dataclass(frozen=True)
+class TableView:
+    """One table for the template.
+
+    Attributes:
+        table: The table.
+        number: From 1, its anchor.
+        columns: Without the column of remarks, which stand below the name.
+        best: Column key -> positions of the best rows.
+        notes: Below the table.
+        first_runs: Per row the beginning of its first run's id, its anchor.
+    """
+
+    table: Table
+    number: int
+    columns: list[Column]
+    best: dict[str, set[int]]
+    notes: list[str]
+    first_runs: list[str]
+
+    @property
+    def leaders(self) -> list[Row]:
+        """Rows that nothing is significantly better than, best first."""
+        return [row for row in self.table.rows if row.rank == 1]
+
+    @property
+    def runs(self) -> int:
+        """Number of runs."""
+        return sum(len(row.runs) for row in self.table.rows)
+
+
+def to_html(board: Leaderboard, runs: Sequence[Inspected] = (), show: Show | None = None) -> str:
+    """One page without any outside reference but links to MLflow; every string of a record is escaped.
+
+    Args:
+        board: What to show.
+        runs: The runs behind it, for everything that is shown on a click; without them only what the board holds.
+        show: Finds texts and pictures of test samples.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    views = [_view(number, table) for number, table in enumerate(board.tables, start=1)]
+    by_id = {run.record.run_id: run for run in runs}
+    data = {"tables": [_table_data(view, by_id, show) for view in views]}
+    return environment.get_template("report.html.j2").render(
+        views=views,
+        facts=_facts(board, runs),
+        facets=_facets(board),
+        sources=_sources(runs),
+        guide=GUIDE,
+        sort_value=sort_value,
+        kind=_kind,
+        score_text=score_text,
+        css=(_HERE / "report.css").read_text(encoding="utf-8"),
+        script=(_HERE / "report.js").read_text(encoding="utf-8"),
+        data=pack(data),
+    )
+
+
+def pack(data: Any) -> str:
+    """JSON, gzip (the same bytes every time), base64: letters that need no escaping in a page."""
+    text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=str)
+    # A lone surrogate, as in a damaged name, has no UTF-8.
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 9, mtime=0)).decode("ascii")
+
+
+def unpack(text: str) -> Any:
+    """What `pack` packed."""
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value
+
+
+def sort_value(column: Column, row: Row) -> str:
+    """What a column is sorted by where the shown text does not do; empty where it does, or where there is nothing."""
+    value = column.value(row)
+    if isinstance(value, tuple):
+        value = value[0]
+    if isinstance(value, Difference):
+        value = value.value
+    if not isinstance(value, (int, float)) or column.text in (score_text, str):
+        return ""
+    return f"{value:.6g}"
+
+
+def _kind(row: Row) -> str:
+    """`oracle`, `floor`, `failed` or `method`: how a row is marked."""
+    if row.score is None:
+        return "failed"
+    return "oracle" if row.oracle else "floor" if row.reference == "floor" else "method"
+
+
+def _view(number: int, table: Table) -> TableView:
+    shown = [column for column in columns(table) if column.key != "badges"]
+    return TableView(
+        table,
+        number,
+        shown,
+        {column.key: best_rows(table, column) for column in shown},
+        notes(table),
+        [str(row.runs[0]["run_id"])[:12] if row.runs else "" for row in table.rows],
+    )
+
+
+def _facts(board: Leaderboard, runs: Sequence[Inspected]) -> list[tuple[str, str]]:
+    """Size and age of the report, for its head."""
+    rows = [row for table in board.tables for row in table.rows]
+    facts = [
+        ("runs", str(sum(len(row.runs) for row in rows))),
+        ("methods", str(len({row.method for row in rows}))),
+        ("data sets", str(len({table.key.dataset_fingerprint for table in board.tables}))),
+        ("tables", str(len(board.tables))),
+    ]
+    newest = max((run.record.finished for run in runs), default="")
+    return [*facts, *([("newest run", newest[:10])] if newest else [])]
+
+
+def _facets(board: Leaderboard) -> dict[str, list[str]]:
+    """Values of what tables can be filtered by, where there are several."""
+    values = {
+        name: sorted({str(getattr(table.key, name)) for table in board.tables})
+        for name in ("dataset", "protocol", "supervision", "metric")
+    }
+    return {name: found for name, found in values.items() if len(found) > 1}
+
+
+def _sources(runs: Sequence[RunLike]) -> list[dict[str, Any]]:
+    """Data sets with version, licence and citation."""
+    found = {str(run.record.dataset.get("fingerprint", "")): run.record.dataset for run in runs}
+    return sorted(
+        (
+            {
+                "name": str(data.get("name", "")),
+                "version": str(data.get("version", "")),
+                "fingerprint": fingerprint,
+                "license": str(data.get("license", "")),
+                "citation": str(data.get("citation", "")),
+                "splits": ", ".join(f"{name} {count}" for name, count in data.get("splits", {}).items()),
+            }
+            for fingerprint, data in found.items()
+        ),
+        key=lambda source: (source["name"], source["fingerprint"]),
+    )
+
+
+@dataclass
+class _Shared:
+    """Key-value facts of many rows: what all have in common once, and what each has of its own."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def common(self) -> dict[str, Any]:
+        """Entries with one value in every row."""
+        first = self.rows[0] if self.rows else {}
+        return {
+            name: value
+            for name, value in first.items()
+            if all(name in row and _same(row[name], value) for row in self.rows)
+        }
+
+    def own(self) -> Iterator[dict[str, Any]]:
+        """The other entries, row by row."""
+        for row in self.rows:
+            yield {name: value for name, value in row.items() if name not in self.common}
+
+
+def _same(one: Any, other: Any) -> bool:
+    return json.dumps(one, default=str, sort_keys=True) == json.dumps(other, default=str, sort_keys=True)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, part in value.items():
+        if isinstance(part, Mapping) and part:
+            flat |= _flat(part, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = (
+                part if isinstance(part, (bool, int, float, str)) else json.dumps(part, default=str)
+            )
+    return flat
+
+
+def _table_data(view: TableView, by_id: Mapping[str, Inspected], show: Show | None) -> dict[str, Any]:
+    """What the script needs of one table."""
+    table = view.table
+    behind = [[by_id[str(run["run_id"])] for run in row.runs if str(run["run_id"]) in by_id] for row in table.rows]
+    details = [inspect(found) if found else None for found in behind]
+    configs = _Shared([_flat(row.config) for row in table.rows])
+    environments = _Shared([_flat(found[0].record.environment) if found else {} for found in behind])
+    rows = [
+        _row_data(table, row, found, detail) | {"config": config, "environment": environment}
+        for row, found, detail, config, environment in zip(
+            table.rows, behind, details, configs.own(), environments.own(), strict=True
+        )
+    ]
+    ids = dict.fromkeys(sample.sample for detail in details if detail for sample in detail.worst)
+    pictures = show(table.key.dataset, table.key.dataset_fingerprint, list(ids)) if show and ids else {}
+    return {
+        "title": table.title,
+        "metric": table.key.metric,
+        "higher": table.higher_is_better,
+        "patterns": table.patterns,
+        "counts": table.condition_counts or table.pattern_counts,
+        "several": bool(table.conditions),
+        "rates": dict(zip(table.conditions, table.rates, strict=True)) if table.rates else {},
+        "config": configs.common,
+        "environment": environments.common,
+        "labels": next((detail.labels for detail in details if detail), []),
+        "samples": {name: asdict(pictures[name]) for name in ids if name in pictures},
+        "rows": rows,
+    }
+
+
+def _row_data(table: Table, row: Row, found: Sequence[Inspected], detail: Details | None) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "name": row.name,
+        "kind": _kind(row),
+        "rank": row.rank,
+        "score": row.score,
+        "low": row.low,
+        "high": row.high,
+        "patterns": row.per_pattern,
+        "metrics": row.metrics,
+        "cost": row.cost,
+        "counts": row.counts,
+        "error": next((run.record.error for run in found if run.record.error), row.error),
+        "audits": _audits(row, found),
+        "runs": [
+            [run["train_seed"], run["status"], run.get(table.key.metric), run["run_id"], run["mlflow_run_id"]]
+            for run in row.runs
+        ],
+        "links": [run.link if run.mlflow_run_id else "" for run in found],
+    }
+    bands = condition_bands([run.record for run in found], table.key.metric) if table.conditions else []
+    if bands:
+        data["bands"] = [[band.condition, band.score, band.low, band.high] for band in bands]
+    if detail is None:
+        return data
+    step = curve_step(detail.curves)
+    data["curve_step"] = step
+    data["curves"] = {
+        name: [[float(f"{value:.4g}") for value in seed[::step]] for seed in seeds]
+        for name, seeds in detail.curves.items()
+    }
+    data["best_epochs"] = detail.best_epochs
+    if detail.confusion is not None and len(detail.confusion) <= MOST_CLASSES:
+        data["confusion"] = detail.confusion.tolist()
+    if detail.reliability is not None:
+        data["reliability"] = detail.reliability.points
+        data["calibration_error"] = detail.reliability.error
+    data["worst"] = [list(asdict(sample).values()) for sample in detail.worst]
+    data["inspected"] = detail.inspected
+    return data
+
+
+def _audits(row: Row, found: Sequence[Inspected]) -> list[list[Any]]:
+    """`[name, passed, severity, detail]` of the first seed's checks and of those that other seeds failed."""
+    if not found:
+        return [["", True, "", line] for line in row.audits]
+    first = [[audit.name, audit.passed, audit.severity, audit.detail] for audit in found[0].record.audits]
+    others = [
+        [audit.name, False, audit.severity, f"seed {run.record.seeds.get('train_seed', 0)}: {audit.detail}"]
+        for run in found[1:]
+        for audit in run.record.audits
+        if not audit.passed
+    ]
+    return first + others
