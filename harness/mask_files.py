@@ -18,7 +18,8 @@ import numpy.typing as npt
 from harness.errors import DataError, UsageError
 from harness.files import atomic_write
 from harness.masking import MaskTable
-from harness.types import SPLITS, BoolArray, DataTable, Split, pattern_name
+from harness.protocol import format_rate, parse_protocol
+from harness.types import SPLITS, BoolArray, DatasetSpec, DataTable, ModalitySpec, Split, TaskSpec, pattern_name
 
 #: What an imported table is called in place of a protocol: nobody can draw it again.
 IMPORTED = "imported"
@@ -26,6 +27,8 @@ _KEYS = ("id", "split", "condition:")
 #: What is hidden per code, by what the table is about: MAP's files, and REDEEM's and RAGPT's two kinds.
 _MAP = {0: None, 1: "text", 2: "image"}
 _BOTH = {0: "text", 1: "image", 2: None}
+#: More samples than any data set has, and few enough to be drawn in memory.
+_MOST = 100_000_000
 
 
 def export_csv(masks: MaskTable, path: Path) -> Path:
@@ -162,6 +165,61 @@ def import_redeem(path: Path, table: DataTable, missing: str, column: str = "") 
         {},
         f"As {column or columns[0]} of a table of the released code of REDEEM and RAGPT states it by id, "
         f"read as the codes of {missing!r}.",
+    )
+
+
+def released_codes(counts: Mapping[Split, int], missing: str, rate: float, seed: int) -> npt.NDArray[np.int8]:
+    """The codes that the released code of REDEEM and RAGPT draws for data sets of these sizes.
+
+    The draw is that of the protocol family `concat_<missing>_<rate>`; no data are needed.
+
+    Args:
+        counts: Samples per split; a split that is not named has none (the released Food-101 has no `valid`).
+        missing: `both` (codes 0 text missing, 1 image missing, 2 complete), `text` or `image` (0 missing, 1 complete).
+        rate: Share of all samples that miss something, 0 to 1.
+        seed: Seed of the released code, which uses 2024.
+
+    Returns:
+        `[N]` int8 over the samples of train, valid and test one after the other, as `missing_table.pkl` has them.
+
+    Raises:
+        UsageError: If a number is negative or far too large, all are 0, or rate or seed are out of range.
+    """
+    sizes = [counts.get(split, 0) for split in SPLITS]
+    total = sum(sizes)
+    if min(sizes) < 0 or not 0 < total <= _MOST:
+        listed = ", ".join(f"{split} {size}" for split, size in zip(SPLITS, sizes, strict=True))
+        raise UsageError(f"counts are {listed}: none may be negative, and together they must be 1 to {_MOST:,}.")
+    protocol = parse_protocol(f"concat_{missing}_{format_rate(rate)}")
+    table = _pair(sizes)
+    hidden = np.concatenate([protocol.hidden(table, split, seed) for split in SPLITS])
+    meaning = _BOTH if missing == "both" else {0: missing, 1: None}
+    codes = np.full(total, max(meaning), dtype=np.int8)
+    for code, kind in meaning.items():
+        if kind is not None:
+            codes[hidden[:, table.spec.modality_names.index(kind)]] = code
+    return codes
+
+
+def _pair(sizes: Sequence[int]) -> DataTable:
+    """A data set of one text and one image in name only: splits of these sizes, everything present, no values."""
+    total = sum(sizes)
+    rows = np.split(np.arange(total), np.cumsum(sizes)[:-1])
+    return DataTable(
+        spec=DatasetSpec(
+            name="counts",
+            version="1",
+            modalities=(ModalitySpec("text", "text"), ModalitySpec("image", "image")),
+            task=TaskSpec("binary", 2, ("0", "1"), "accuracy"),
+            license="",
+            citation="",
+            fingerprint="",
+        ),
+        ids=(),
+        splits=dict(zip(SPLITS, rows, strict=True)),
+        labels=np.zeros(total, dtype=np.int64),
+        available=np.ones((total, 2), dtype=np.bool_),
+        values={},
     )
 
 

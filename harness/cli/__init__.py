@@ -21,7 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "list": "list methods, datasets, protocols, metrics, encoders or backbones",
     "describe": "show one of them: options, presets, citation, licence, card",
     "prepare": "check a data set completely, index it, and compute its features if asked to",
-    "mask": "build, show or verify a mask table",
+    "mask": "build, show, verify, compare, import or export a mask table; replay the released draw",
     "check": "run the contract tests on a plugin, yours or ours, and print what passed",
     "import-checkpoint": "load released weights into a method, by a table of names",
     "report": "make tables, statistics and pages from recorded runs",

@@ -13,7 +13,8 @@ from harness.cli.output import print_facts, print_json, print_table
 from harness.cli.parsing import Parser, add_json_option
 from harness.config import PathsConfig
 from harness.errors import EXIT_OK, DataError, UsageError
-from harness.types import SPLITS
+from harness.protocol import parse_rate
+from harness.types import SPLITS, Split
 
 if TYPE_CHECKING:
     from harness.masking import MaskTable
@@ -31,12 +32,19 @@ actions:
                                --column missing_mask_7 dataset=mmimdb -o masks/released
                            harness mask import train.pt val.pt test.pt --format map --split train,valid,test \\
                                dataset=mmimdb -o masks/map
+  official draw released:  harness mask official --counts train=15552,valid=2608,test=7799 --missing both \\
+                               --rate 0.7 --seed 2024 --out codes.npy
 
 A table is two files, NAME.parquet (presence per sample) and NAME.json (definition, counts, sha256).  A protocol with
 several test conditions has one block of test rows for each, named in the column `condition:`.  `verify` checks
 the sha256, and with dataset=NAME also that the table belongs to that data set and is what its protocol draws there.
 An imported table is checked against the data set that it is read for: every id, length and code must fit.  Files of
-REDEEM and RAGPT (pickles) and of MAP (.pt) are read without running them; MAP's hold no ids and go by position."""
+REDEEM and RAGPT (pickles) and of MAP (.pt) are read without running them; MAP's hold no ids and go by position.
+
+`official` needs no data: it writes the int8 codes that the released code of REDEEM and RAGPT draws for data sets of
+these sizes, one per sample, train, valid and test one after the other.  --missing both: 0 text missing, 1 image
+missing, 2 complete; --missing text or image: 0 missing, 1 complete.  (MAP's files have other codes: 0 complete, 1 text
+missing, 2 image missing.)  A split may be left out: the released code has no valid split of Food-101."""
 
 
 #: Actions, and the options that each takes.
@@ -47,8 +55,11 @@ _ACTIONS: dict[str, tuple[str, ...]] = {
     "diff": (),
     "export": ("output", "format"),
     "import": ("output", "format", "split", "missing", "column"),
+    "official": ("output", "missing", "counts", "rate", "seed"),
 }
 _FORMATS = ("csv", "redeem", "map")
+#: What the released code seeds everything with.
+RELEASED_SEED = 2024
 
 
 @dataclass
@@ -74,20 +85,23 @@ def parser(**options: Any) -> Parser:
     result = Parser(epilog=_EPILOG, **options)
     result.add_argument("action", choices=tuple(_ACTIONS), help="what to do")
     result.add_argument("arguments", nargs="*", metavar="FILE | OPTION=VALUE", help="see below")
-    result.add_argument("-o", "--output", metavar="FILE", type=Path, help="build, import, export: where to write it")
+    result.add_argument("-o", "--output", "--out", metavar="FILE", type=Path, help="where to write it")
     result.add_argument("--format", choices=_FORMATS, help="import, export: what kind of file")
     result.add_argument("--split", help="import map: the split of each file, e.g. train,valid,test")
     result.add_argument(
-        "--missing", choices=("both", "text", "image"), help="import redeem: what the table hides (default: both)"
+        "--missing", choices=("both", "text", "image"), help="import redeem, official: what is hidden (default: both)"
     )
     result.add_argument("--column", help="import redeem: the column of codes, e.g. missing_mask_7")
+    result.add_argument("--counts", metavar="SPLIT=N,…", help="official: samples of train, valid and test")
+    result.add_argument("--rate", metavar="R", help="official: share of all samples that miss something, e.g. 0.7")
+    result.add_argument("--seed", metavar="S", help=f"official: seed of the draw (default: {RELEASED_SEED})")
     add_json_option(result)
     return result
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs one action."""
-    for option in ("output", "format", "split", "missing", "column"):
+    for option in dict.fromkeys(option for options in _ACTIONS.values() for option in options):
         if getattr(arguments, option) is not None and option not in _ACTIONS[arguments.action]:
             name = "-o" if option == "output" else f"--{option}"
             owners = " and ".join(f"`harness mask {action}`" for action, own in _ACTIONS.items() if option in own)
@@ -97,6 +111,9 @@ def execute(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     if arguments.action == "export":
         _export(arguments)
+        return EXIT_OK
+    if arguments.action == "official":
+        _official(arguments)
         return EXIT_OK
     masks = {"build": _build, "import": _import}.get(arguments.action, _read)(arguments)
     if arguments.json:
@@ -200,6 +217,66 @@ def _export(arguments: argparse.Namespace) -> None:
     say(f"wrote {path}")
     if arguments.json:
         print_json({"file": str(path), "sha256": masks.fingerprint})
+
+
+def _official(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from harness.files import atomic_write
+    from harness.mask_files import released_codes
+    from harness.progress import say
+
+    if arguments.arguments:
+        raise UsageError(f"mask official takes no {arguments.arguments[0]!r}; its options begin with --.")
+    absent = [name for name in ("counts", "rate", "output") if getattr(arguments, name) is None]
+    if absent:
+        names = ", ".join("--out" if name == "output" else f"--{name}" for name in absent)
+        raise UsageError(
+            f"mask official needs {names}, e.g. harness mask official --counts train=8500,valid=500,test=1000 "
+            f"--missing both --rate 0.7 --seed {RELEASED_SEED} --out codes.npy"
+        )
+    counts, path = _counts(arguments.counts), arguments.output
+    missing: str = arguments.missing or "both"
+    seed = RELEASED_SEED if arguments.seed is None else _number("--seed", arguments.seed)
+    codes = released_codes(counts, missing, parse_rate(arguments.rate, f"concat_{missing}_{arguments.rate}"), seed)
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder; name a file, e.g. {path / 'codes.npy'}.")
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, codes)
+    say(f"wrote {path}")
+    meaning = dict(enumerate(("text missing", "image missing", "complete")))
+    if missing != "both":
+        meaning = {0: f"{missing} missing", 1: "complete"}
+    bounds = np.cumsum([0, *(counts.get(split, 0) for split in SPLITS)])
+    parts = {split: codes[bounds[row] : bounds[row + 1]] for row, split in enumerate(SPLITS)} | {"all": codes}
+    found = {
+        split: {name: int((part == code).sum()) for code, name in meaning.items()} for split, part in parts.items()
+    }
+    if arguments.json:
+        print_json({"file": str(path), "codes": meaning, "counts": found})
+        return
+    headers = ["split", "samples", *(f"{code} {name}" for code, name in meaning.items())]
+    print_table(headers, [[split, len(parts[split]), *row.values()] for split, row in found.items()])
+
+
+def _counts(text: str) -> dict[Split, int]:
+    """Reads `train=15552,valid=2608,test=7799`."""
+    counts: dict[Split, int] = {}
+    for part in text.split(","):
+        name, sign, size = part.strip().partition("=")
+        split = next((split for split in SPLITS if split == name), None)
+        if split is None or not sign:
+            raise UsageError(f"--counts {text}: {part!r} is not SPLIT=N with a split of {', '.join(SPLITS)}.")
+        if split in counts:
+            raise UsageError(f"--counts {text}: {split} is there twice.")
+        counts[split] = _number(f"--counts {split}", size)
+    return counts
+
+
+def _number(option: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,12}", text):
+        raise UsageError(f"{option}: {text!r} is not a whole number from 0.")
+    return int(text)
 
 
 def _diff(arguments: argparse.Namespace) -> None:
