@@ -38,6 +38,7 @@ GROUPS: Mapping[str, tuple[Registry[PluginConfig], str | None]] = {
 OPEN_KEYS = ("encoders.", "encoder_options.")
 
 _SEEDS = {"mask_seed", "train_seed", "eval_seed"}
+_PRESET = re.compile(r"^preset=")
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
 _SCHEMA, _PRIMARY = "harness_schema", "harness_run"
 
@@ -47,7 +48,9 @@ def compose(overrides: Sequence[str]) -> list[RunConfig]:
 
     Args:
         overrides: E.g. `["method=redeem,zero_fill", "method.preset=official", "train_seed=0,1,2"]`.  A comma
-            list (outside quotes and brackets) makes a grid; the last override varies fastest.
+            list (outside quotes and brackets) makes a grid; the last override varies fastest.  `preset=NAME` is the
+            run as the preset declares it: `method.preset=NAME`, and `supervision=complete` if the preset's options
+            read true training values and `supervision` is not given.
 
     Returns:
         One validated config per cell.
@@ -55,8 +58,12 @@ def compose(overrides: Sequence[str]) -> list[RunConfig]:
     Raises:
         UsageError: One line about the first unknown name or key, wrong type, bad value or bad grammar.
     """
-    configs = compose_as(RunConfig, overrides)
+    long = [_PRESET.sub("method.preset=", text) for text in overrides]
+    configs = compose_as(RunConfig, long)
+    declared = long != list(overrides) and not any(text.startswith("supervision=") for text in long)
     for config in configs:
+        if declared and config.method.needs_complete_supervision():
+            config.supervision = "complete"
         config.protocol = parse_protocol(config.protocol).name
         for encoder in config.encoders.values():
             registry.encoders.get(encoder)

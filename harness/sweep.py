@@ -170,14 +170,20 @@ def make_plan(overrides: Sequence[str], workspace: Workspace | None = None) -> P
         # What no method can do is not the methods' fault: a wrong protocol, a metric that does not suit the task.
         if not count:
             raise refused[where]
-    plan = Plan(list(cells.values()), left_out=list(dict.fromkeys(left_out)))
-    plan.finished = _finished(plan.cells, workspace)
+    plan = plan_cells(list(cells.values()), workspace)
+    plan.left_out = list(dict.fromkeys(left_out))
     return plan
+
+
+def plan_cells(cells: Sequence[Cell], workspace: Workspace) -> Plan:
+    """A plan of resolved cells, each run id once, that knows which of them are finished."""
+    once = list({cell.run_id: cell for cell in cells}.values())
+    return Plan(once, _finished(once, workspace) if once else {})
 
 
 def _name_all(overrides: Sequence[str]) -> tuple[list[str], list[LeftOut]]:
     """Replaces `method=all` by the names of all methods that can be loaded."""
-    options = [text for text in overrides if text.startswith("method.")]
+    options = [text for text in overrides if text.startswith(("method.", "preset="))]
     if options:
         raise UsageError(f"{options[0]}: options of one method do not fit all of them; name the methods.")
     names, broken = [], []

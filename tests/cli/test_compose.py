@@ -82,6 +82,21 @@ def test_a_grid_over_presets_starts_each_cell_from_its_preset() -> None:
     assert [config.method.k for config in configs] == [5, 9]
 
 
+def test_a_preset_of_the_run_brings_the_supervision_that_it_declares() -> None:
+    whole = ["dataset=hateful_memes", "method=redeem"]
+    (short,) = compose([*whole, "preset=paper"])
+    (long,) = compose([*whole, "method.preset=paper", "supervision=complete"])
+    assert short == long
+    assert compose([*whole, "method.preset=paper"])[0].supervision == "observed"  # and is refused when it is resolved
+    assert compose([*whole, "preset=paper", "supervision=observed"])[0].supervision == "observed"
+    grid = compose([*whole, "preset=clean,paper"])
+    assert [(config.method.preset, config.supervision) for config in grid] == [
+        ("clean", "observed"),
+        ("paper", "complete"),
+    ]
+    assert one("method=toy", "preset=official").supervision == "observed"
+
+
 def test_cells_do_not_share_mutable_values() -> None:
     first, second = compose(["method=toy", "train_seed=0,1", *TOY])
     first.method.widths.append(1)
@@ -134,6 +149,8 @@ def test_encoders_may_name_new_modalities() -> None:
         (["method=toy", "train_seed=-1"], r"train_seed=-1 must be >= 0"),
         (["method=toy", "supervision=some"], r"supervision='some' is not one of observed, complete"),
         (["method=toy", "method.preset=offical"], r"no preset 'offical'; presets: clean, official"),
+        (["method=toy", "preset=offical"], r"no preset 'offical'; presets: clean, official"),
+        (["method=toy", "preset=clean", "method.preset=official"], r"method\.preset is given twice"),
         (["method=toy", "+method.z=1"], r"new keys cannot be added; write method\.z=1"),
         (["method=toy", "++train_seed=1"], r"new keys cannot be added; write train_seed=1"),
         (["method=toy", "~train_seed"], r"cannot be deleted"),

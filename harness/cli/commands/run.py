@@ -14,12 +14,13 @@ examples:
   harness run method=redeem protocol=both_0.7
   harness run method=redeem,zero_fill,complete train_seed=0,1,2
   harness run method=redeem method.k=3 trainer.epochs=5 dataset=cdda
-  harness run method=redeem method.preset=official supervision=complete
+  harness run method=redeem preset=paper dataset=hateful_memes backbone=vilt_b32
   harness run method=unimodal method.modality=image,text --report report
   harness run method=redeem --dry-run
 
 A run that is recorded as finished is not run again (overwrite=always does), and one that was killed goes on
-from its last checkpoint.  `harness describe method NAME` lists a method's options; `--dry-run` shows all others."""
+from its last checkpoint.  `preset=NAME` stands for method.preset=NAME and the supervision that the preset declares.
+`harness describe method NAME` lists a method's options; `--dry-run` shows all others."""
 
 
 def parser(**options: Any) -> Parser:

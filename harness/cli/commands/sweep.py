@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from harness.cli.parsing import OVERRIDES_HELP, Parser
 from harness.errors import EXIT_CELL_FAILED, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from harness.sweep import Plan
+    from harness.sweep import Plan, SweepConfig
 
 _EPILOG = """\
 examples:
@@ -41,16 +42,10 @@ def parser(**options: Any) -> Parser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Plans the grid, shows the plan, runs what is left and prints the tables."""
-    own = [text for text in arguments.overrides if re.match(r"(executor|workers)\s*=", text)]
-    from harness.compose import compose_as
-    from harness.sweep import SweepConfig, make_plan, run_plan
+    from harness.sweep import make_plan, run_plan
 
-    sweeps = compose_as(SweepConfig, own)
-    if len(sweeps) != 1:
-        raise UsageError("a sweep has one executor and one number of workers.")
-    (sweep,) = sweeps
-    sweep.validate()
-    plan = make_plan([text for text in arguments.overrides if text not in own])
+    sweep, overrides = split_options(arguments.overrides)
+    plan = make_plan(overrides)
     with contextlib.redirect_stdout(sys.stdout if arguments.dry_run else sys.stderr):
         _print_plan(plan, sweep.workers)
     if arguments.dry_run:
@@ -80,6 +75,24 @@ def execute(arguments: argparse.Namespace) -> int:
             [[record.run_id[:12], cell.title, record.error.partition("\n")[0]] for cell, record in failed],
         )
     return EXIT_CELL_FAILED if failed else EXIT_OK
+
+
+def split_options(texts: Sequence[str]) -> tuple[SweepConfig, list[str]]:
+    """How cells are run, and the overrides that say which.
+
+    Raises:
+        UsageError: If an option of the sweep is unknown, a grid or out of range.
+    """
+    from harness.compose import compose_as
+    from harness.sweep import SweepConfig
+
+    own = [text for text in texts if re.match(r"(executor|workers)\s*=", text)]
+    sweeps = compose_as(SweepConfig, own)
+    if len(sweeps) != 1:
+        raise UsageError("a sweep has one executor and one number of workers.")
+    (sweep,) = sweeps
+    sweep.validate()
+    return sweep, [text for text in texts if text not in own]
 
 
 def _print_plan(plan: Plan, workers: int) -> None:
