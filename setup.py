@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-MOUNTED = ("methods", "datasets", "protocols", "reports")
+MOUNTED = ("methods", "datasets", "protocols", "reports", "presets")
 
 setup(
     packages=find_packages(include=["harness", "harness.*"])

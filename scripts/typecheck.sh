@@ -13,7 +13,7 @@ for entry in "$root"/harness/*; do
   name=$(basename "$entry")
   [ "$name" = __pycache__ ] || ln -s "../../../harness/$name" "$tree/harness/$name"
 done
-for folder in methods datasets protocols reports; do
+for folder in methods datasets protocols reports presets; do
   ln -s "../../../$folder" "$tree/harness/$folder"
 done
 # The example package of docs/plugins.md shows how plugins are typed.

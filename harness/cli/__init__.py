@@ -18,6 +18,7 @@ from harness.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, HarnessError, 
 COMMANDS: Mapping[str, str] = {
     "run": "train and score methods under a missing-modality protocol",
     "sweep": "run a grid of methods, protocols, data sets and seeds in several processes",
+    "reproduce": "run cells of published tables and put ours beside the printed numbers",
     "list": "list methods, datasets, protocols, metrics, encoders or backbones",
     "describe": "show one of them: options, presets, citation, licence, card",
     "prepare": "check a data set completely, index it, and compute its features if asked to",

@@ -13,7 +13,8 @@ _TEXT = """
 a quiet lake under old mountains where nobody sails the red boat home before rain falls on the long wooden bridge
 and seven friends cook dinner with fresh bread while music plays in another room of the white house
 """
-_WORDS = _TEXT.split()
+#: Words of all texts.
+WORDS = tuple(_TEXT.split())
 
 
 def write_mmimdb(
@@ -133,7 +134,7 @@ def write_food101(
 
 def _sentence(generator: np.random.Generator) -> str:
     """5 to 40 words."""
-    return " ".join(generator.choice(_WORDS, size=int(generator.integers(5, 41))).tolist())
+    return " ".join(generator.choice(WORDS, size=int(generator.integers(5, 41))).tolist())
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 import harness
 
 ROOT = Path(harness.__file__).parent.parent
-PLUGIN_FOLDERS = ("methods", "datasets", "protocols", "reports")
+PLUGIN_FOLDERS = ("methods", "datasets", "protocols", "reports", "presets")
 
 #: Packages that the light parts (registries, configs, command line, reports) must not import when they are imported.
 HEAVY = ("torch", "transformers", "accelerate", "mlflow", "pandas", "sklearn", "scipy", "matplotlib", "faiss", "PIL")

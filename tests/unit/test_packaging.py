@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MOUNTED = ("methods", "datasets", "protocols", "reports")
+MOUNTED = ("methods", "datasets", "protocols", "reports", "presets")
 DATA_SUFFIXES = {".md", ".j2", ".json", ".csv", ".yaml", ".css", ".js", ".typed"}
 #: `pip` in these tests must not look at the network, nor at where the user told it to look.
 PIP = [sys.executable, "-P", "-m", "pip", "--isolated", "--disable-pip-version-check"]
@@ -72,7 +72,7 @@ def names_in(wheel: Path) -> set[str]:
 
 def test_only_harness_can_be_imported(tmp_path: Path) -> None:
     program = (
-        "import importlib.util, harness.methods, harness.datasets, harness.protocols, harness.reports\n"
+        f"import importlib.util, {', '.join(f'harness.{name}' for name in MOUNTED)}\n"
         f"for name in {MOUNTED}:\n"
         "    spec = importlib.util.find_spec(name)\n"
         f"    assert spec is None or not (spec.origin or '').startswith({str(ROOT)!r}), spec\n"

@@ -18,21 +18,26 @@ examples:
   harness list protocols --json
   harness list methods KDD
   harness list published method=redeem mmimdb f1_micro
+  harness list presets redeem/table1 mmimdb
   harness list methods --plugin my_method.py
 
 Rows are shown in which every WORD occurs, or occurs in the column with COLUMN=WORD.  `published` are numbers of papers,
 as fractions, with where and how they were read; its columns are method, dataset, metric, protocol, condition, variant,
-value, spread, paper, table, confidence, how_read and note."""
+value, spread, paper, table, confidence, how_read and note.  `presets` are cells of published tables as runs, for
+`harness reproduce`."""
 
 #: What is not registered but listed when asked for: too long to be part of "all of them".
 PUBLISHED = "published"
+PRESETS = "presets"
 
 
 def parser(**options: Any) -> Parser:
     """Arguments of the command."""
     result = Parser(epilog=_EPILOG, **options)
     kinds = ", ".join(registry.KINDS)
-    result.add_argument("kind", nargs="?", metavar="KIND", help=f"{kinds}; all of them without it; or {PUBLISHED}")
+    result.add_argument(
+        "kind", nargs="?", metavar="KIND", help=f"{kinds}; all of them without it; or {PUBLISHED}, {PRESETS}"
+    )
     result.add_argument("words", nargs="*", metavar="WORD", help="show only rows with this text, or COLUMN=WORD")
     add_json_option(result)
     return result
@@ -42,6 +47,8 @@ def execute(arguments: argparse.Namespace) -> int:
     """Prints one table, or one per kind."""
     if arguments.kind == PUBLISHED:
         return _list_published(arguments)
+    if arguments.kind == PRESETS:
+        return _list_presets(arguments)
     kinds = [arguments.kind] if arguments.kind else list(registry.KINDS)
     listing = {kind: _with_words(_rows(find_kind(kind)), arguments.words) for kind in kinds}
     if arguments.json:
@@ -92,6 +99,43 @@ def _list_published(arguments: argparse.Namespace) -> int:
                 f"{row['value']:.4f}",
                 f"{row['confidence']}, {row['how_read']}",
                 f"{row['paper']}, {row['table']}" + (f": {row['note']}" if row["note"] else ""),
+            ]
+            for row in rows
+        ],
+    )
+    return EXIT_OK
+
+
+def _list_presets(arguments: argparse.Namespace) -> int:
+    from harness.reports.presets import presets
+
+    rows = _with_words(
+        [
+            {
+                "name": preset.name,
+                "method": preset.run["method"],
+                "dataset": preset.run["dataset"],
+                "protocol": preset.run["protocol"],
+                "published": {number.metric: number.value for number in preset.numbers},
+                "source": preset.source,
+                "overrides": preset.overrides,
+                "note": preset.note,
+                "differs": preset.differs,
+            }
+            for preset in presets().values()
+        ],
+        arguments.words,
+    )
+    if arguments.json:
+        print_json(rows)
+        return EXIT_OK
+    print_table(
+        ["preset", "method", "data set", "protocol", "published", "source"],
+        [
+            [
+                *(row[key] for key in ("name", "method", "dataset", "protocol")),
+                ", ".join(f"{metric} {value:.4f}" for metric, value in row["published"].items()),
+                row["source"],
             ]
             for row in rows
         ],
