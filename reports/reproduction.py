@@ -183,15 +183,22 @@ def _expect(mean: float, spread: float, runs: int, others: int, value: float) ->
     return mean - half, mean + half, p
 
 
+_COUNTED: Mapping[Verdict, str] = {
+    "agrees": "agree",
+    "differs": "differ",
+    "not compared": "not compared",
+    "failed": "failed",
+    "not run": "not run",
+}
+
+
 def summary(lines: Sequence[Line]) -> str:
     """How many numbers agree, differ and are open, in one sentence."""
     count = Counter(line.verdict for line in lines)
-    told = [
-        f"{count[name]} {name}" for name in ("agrees", "differs", "not compared", "failed", "not run") if count[name]
-    ]
+    told = [f"{count[verdict]} {word}" for verdict, word in _COUNTED.items() if count[verdict]]
     tested = count["agrees"] + count["differs"]
     chance = f"; of {tested} tests about {tested * (1 - LEVEL):.1f} differ by chance alone" if tested else ""
-    return f"{len(lines)} published numbers: {', '.join(told)}{chance}."
+    return f"{len(lines)} published number{'s' * (len(lines) != 1)}: {', '.join(told)}{chance}."
 
 
 HEADERS = ("cell", "metric", "published", "ours", "± 95 %", "difference", "spread", "p", "seeds", "verdict")

@@ -18,6 +18,7 @@ from harness.testing.releases import write_food101, write_hateful_memes, write_m
 
 METHODS = ("redeem", "ragpt", "map", "msp")
 DATASETS = {"hateful_memes": "auroc", "mmimdb": "f1_micro", "food101": "accuracy"}
+CELL = "redeem/table1/hateful_memes_both_0.7"
 PROTOCOLS = ("both_0.7", "text_0.7", "image_0.7")
 
 
@@ -91,6 +92,92 @@ def check(place: Place, dataset: str, protocols: tuple[str, ...]) -> None:
 def test_the_command_of_the_documentation(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     check(place, "hateful_memes", PROTOCOLS[:1])
     assert "redeem" in capsys.readouterr().out
+
+
+def test_reproducing_takes_what_is_finished_and_compares_no_part_of_a_release(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was made by hand is the preset's run; a folder of 40 memes is not Hateful Memes."""
+    options = [*place.options, "train_seed=0", f"paths.data={place.home / 'data'}"]
+    by_hand = ["method=redeem", "dataset=hateful_memes", "protocol=both_0.7", "preset=paper", "backbone=vilt_b32"]
+    encoders = ["encoders.text=clip_vit_l14_336", "encoders.image=clip_vit_l14_336"]
+    assert main(["run", *by_hand, *encoders, *options]) == 0
+    capsys.readouterr()
+    before = {record["run_id"] for record in records(place)}
+    assert main(["reproduce", CELL, *options, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "1 presets, 1 runs finished, 0 to run" in printed.err
+    assert {record["run_id"] for record in records(place)} == before
+    (line,) = json.loads((tmp_path / "out" / f"{CELL.replace('/', '-')}.json").read_text())["lines"]
+    record = next(record for record in records(place) if record["run_id"] in line["run_ids"])
+    assert line["ours"] == record["results"][0]["metrics"]["auroc"]
+    assert (line["published"], line["metric"], line["seeds"]) == (0.6702, "auroc", [0])
+    assert line["verdict"] == "not compared"
+    assert line["reason"] == "the folder is not the whole release (24 / 8 / 8 samples)"
+    assert line["reason"] in printed.out
+    assert "note: run with backbone.weights=" in printed.out
+    assert "1 of 1 runs have an audit that says" in printed.out  # the memory holds validation samples
+
+
+@pytest.mark.slow
+def test_a_whole_table_goes_on_where_it_stopped(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two data sets are there and one is not: the others run, and the exit code says that data are missing."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("hateful_memes", "mmimdb"):
+        (data / name).symlink_to(place.home / "data" / name)
+    command = ["reproduce", "redeem/table1/*_both_0.7", *place.options, f"paths.data={data}", "train_seed=0,1"]
+    command += ["--out", str(tmp_path / "out"), "workers=2"]
+    assert main(command) == 3
+    first = capsys.readouterr()
+    assert "3 presets, " in first.err
+    assert "1 presets cannot run here" in first.err
+    lines = {(line["dataset"], line["metric"]): line for line in written(tmp_path)}
+    assert set(lines) == {
+        ("hateful_memes", "auroc"),
+        ("mmimdb", "f1_micro"),
+        ("mmimdb", "f1_samples"),
+        ("food101", "accuracy"),
+    }
+    assert lines["mmimdb", "f1_samples"]["seeds"] == [0, 1]
+    assert lines["mmimdb", "f1_samples"]["spread"] is not None
+    assert lines["food101", "accuracy"]["verdict"] == "not run"
+    assert "no train_titles.csv and test_titles.csv" in lines["food101", "accuracy"]["reason"]
+    assert main(command) == 3
+    again = capsys.readouterr()
+    assert "4 runs finished, 0 to run" in again.err
+    assert again.out == first.out
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_here_are_named_and_a_failed_run_is_too(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "reproduce",
+        CELL,
+        f"paths.home={place.home}",
+        "device=cpu",
+        "train_seed=7",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*command, "backbone.weights=nobody/no-vilt"]) == 3
+    assert "are neither a local folder nor in the hub's cache" in written(tmp_path)[0]["reason"]
+    capsys.readouterr()
+    options = [text for text in place.options if not text.startswith("paths.home")]
+    assert main([*command, *options[:-1], "trainer.precision=fp16"]) == 1
+    (line,) = written(tmp_path)
+    assert line["verdict"] == "failed"
+    assert line["reason"].startswith("1 of 1 runs failed: ")
+
+
+def written(folder: Path) -> list[dict[str, Any]]:
+    (file,) = (folder / "out").glob("*.json")
+    lines: list[dict[str, Any]] = json.loads(file.read_text())["lines"]
+    return lines
 
 
 @pytest.mark.slow
