@@ -149,7 +149,7 @@ def _number(path: Path, cell: Mapping[str, Any], run: Mapping[str, str], metric:
 
 def _read(path: Path, allowed: set[str], needed: set[str]) -> dict[str, Any]:
     """The mapping in a file: texts, or mappings of texts under `run` and `published`."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     try:
         # Every scalar stays the text that it is: an override is a text, and so is a number to be compared.
