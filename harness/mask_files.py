@@ -35,7 +35,15 @@ def export_csv(masks: MaskTable, path: Path) -> Path:
     """Writes a table as UTF-8 CSV: `id,split,condition:,<modality>,…`, presence as 0 and 1.
 
     `condition:` is empty but for test samples under one of several conditions.
+
+    Raises:
+        UsageError: If the table also changes values, which the file could not say.
     """
+    if masks.changes:
+        raise UsageError(
+            f"the table of {masks.protocol!r} also changes values that it shows, which CSV cannot say; share its "
+            ".parquet and .json files."
+        )
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*_KEYS, *masks.modalities])
@@ -227,7 +235,8 @@ def difference(one: MaskTable, other: MaskTable, examples: int = 3) -> dict[str,
     """What differs between two tables, as plain data.
 
     Returns:
-        `same` (equal fingerprints), `same_dataset`, and per part (see `MaskTable.parts`) of either table: `in`
+        `same` (equal fingerprints), `same_dataset`, `changes` (per part what either table does to values, where they
+        differ), and per part (see `MaskTable.parts`) of either table: `in`
         (`both`, `first`, `second`), samples `shared`, `only_first`, `only_second`, how many of the shared `differ`,
         `changes` ("pattern -> pattern" to count) and a few `ids` that differ.
     """
@@ -252,6 +261,11 @@ def difference(one: MaskTable, other: MaskTable, examples: int = 3) -> dict[str,
         "same_dataset": (one.dataset, one.dataset_fingerprint, one.modalities)
         == (other.dataset, other.dataset_fingerprint, other.modalities),
         "sha256": [one.fingerprint, other.fingerprint],
+        "changes": {
+            part: [one.changes.get(part, ""), other.changes.get(part, "")]
+            for part in dict.fromkeys((*one.changes, *other.changes))
+            if one.changes.get(part) != other.changes.get(part)
+        },
         "parts": parts,
     }
 

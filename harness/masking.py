@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.changes import parse_change
 from harness.config import digest_of
 from harness.errors import DataError, SupervisionError, UsageError
 from harness.features import FeatureArray
 from harness.files import atomic_write
-from harness.protocol import Protocol
+from harness.protocol import Condition, Protocol
 from harness.types import (
     SPLITS,
     Batch,
@@ -56,6 +57,8 @@ class MaskTable:
         conditions: `[n, M]` bool of the test split per condition, where there are several.  A row without any
             True is a sample that the condition skips, because the data set lacks what it would show.
         remarks: Counts of exceptions that the protocol makes; not part of the fingerprint.
+        changes: What is done to values that are shown, by part (see `parts`), as `harness.changes.Change.identity`;
+            without the parts whose values are shown as they came.
     """
 
     protocol: str
@@ -68,6 +71,7 @@ class MaskTable:
     present: Mapping[Split, BoolArray]
     conditions: Mapping[str, BoolArray] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    changes: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def build(cls, protocol: Protocol, table: DataTable, mask_seed: int) -> MaskTable:
@@ -107,15 +111,17 @@ class MaskTable:
             present,
             conditions,
             tuple(protocol.remarks(table, mask_seed)),
+            _changes(protocol, table, tests),
         )
 
     def revealed(self, table: DataTable) -> MaskTable:
-        """The same samples under the same conditions with nothing hidden, as an oracle is shown them."""
+        """The same samples under the same conditions with nothing hidden or changed, as an oracle is shown them."""
         test = table.available[table.splits["test"]]
         return replace(
             self,
             present={split: table.available[table.splits[split]] for split in self.present},
             conditions={name: test & rows.any(axis=1, keepdims=True) for name, rows in self.conditions.items()},
+            changes={},
         )
 
     @property
@@ -133,6 +139,7 @@ class MaskTable:
         """sha256 over definition-independent content: data set, modalities, and each split's (id, presence).
 
         Samples are sorted by id, so row order does not matter.  Several test conditions enter by name, in order.
+        Changes of values enter by what they are and by the seed that decides what they draw.
         """
         extra = {name: self._bound("test", rows) for name, rows in self.conditions.items()}
         return digest_of(
@@ -144,6 +151,7 @@ class MaskTable:
                 "present": {split: self._bound(split, rows) for split, rows in self.present.items()},
             }
             | ({"conditions": list(extra.items())} if extra else {})
+            | ({"changes": dict(self.changes), "mask_seed": self.mask_seed} if self.changes else {})
         )
 
     def _bound(self, split: Split, rows: BoolArray) -> list[tuple[str, list[int]]]:
@@ -180,6 +188,7 @@ class MaskTable:
             "dataset_fingerprint": self.dataset_fingerprint,
             "modalities": list(self.modalities),
             **({"conditions": list(self.conditions)} if self.conditions else {}),
+            **({"changes": dict(self.changes)} if self.changes else {}),
             "counts": self.counts(),
             "remarks": list(self.remarks),
             "sha256": self.fingerprint,
@@ -259,7 +268,11 @@ class MaskTable:
                 },
                 {name: block[list(modalities)].to_numpy(dtype=np.bool_) for name, block in blocks.items()},
                 tuple(header.get("remarks", [])),
+                {str(part): str(text) for part, text in header.get("changes", {}).items()},
             )
+            strays = set(table.changes) - set(table.parts())
+            if strays:
+                raise ValueError(f"changes of unknown parts {sorted(strays)}")
             expected = header["sha256"]
         except Exception as error:
             reason = " ".join(str(error).split())
@@ -317,6 +330,17 @@ def _shown(protocol: Protocol, table: DataTable, split: Split, hidden: BoolArray
     return present
 
 
+def _changes(protocol: Protocol, table: DataTable, tests: Sequence[Condition]) -> dict[str, str]:
+    """What is done to values per part, checked against the data set."""
+    several = len(tests) > 1
+    named = {"train": protocol.change, "valid": protocol.change}
+    named |= {f"test:{condition.name}" if several else "test": condition.change for condition in tests}
+    changes = {part: parse_change(name) for part, name in named.items() if name}
+    for change in changes.values():
+        change.modalities(table.spec)
+    return {part: change.identity for part, change in changes.items() if not change.idle}
+
+
 class ObservedDataset:
     """One split as a method may see it.
 
@@ -332,6 +356,7 @@ class ObservedDataset:
         available: `[n, M]` natural presence.
         labels: `[n]` or `[n, C]`.
         supervision: `complete` lets training batches carry `full`; `observed` never does.
+        full: Where the protocol changes values, the feature arrays of the values as they came.
     """
 
     def __init__(
@@ -345,6 +370,7 @@ class ObservedDataset:
         available: BoolArray,
         labels: npt.NDArray[Any],
         supervision: str = "observed",
+        full: Mapping[str, FeatureArray] | None = None,
     ) -> None:
         self.spec = spec
         self.split: Split = split
@@ -354,6 +380,7 @@ class ObservedDataset:
         self.labels = labels
         self.supervision = supervision
         self._features = features
+        self._full = features if full is None else full
         self._rows = rows
         self._available = available
 
@@ -375,9 +402,9 @@ class ObservedDataset:
     def batch(self, indices: Sequence[int] | IntArray) -> Batch:
         """Gathers a batch; under `supervision=complete` a training batch also carries `full`."""
         chosen = np.asarray(indices, dtype=np.int64)
-        batch = self._gather(chosen, self.present)
+        batch = self._gather(chosen, self.present, self._features)
         if self.split == "train" and self.supervision == "complete":
-            batch.full = self._gather(chosen, self._available)
+            batch.full = self._gather(chosen, self._available, self._full)
         return batch
 
     def complete_view(self) -> ObservedDataset:
@@ -395,13 +422,18 @@ class ObservedDataset:
             self.spec,
             self.split,
             self.ids,
-            self._features,
+            self._full,
             self._rows,
             self._available,
             self._available,
             self.labels,
             "observed",
         )
+
+    @property
+    def features(self) -> Mapping[str, FeatureArray]:
+        """Arrays that this view's values come from, hidden ones included: for audits, never for methods."""
+        return self._features
 
     @property
     def rows(self) -> IntArray:
@@ -435,15 +467,16 @@ class ObservedDataset:
             self._available[chosen],
             self.labels[chosen],
             self.supervision,
+            self._full,
         )
 
-    def _gather(self, chosen: IntArray, present: BoolArray) -> Batch:
+    def _gather(self, chosen: IntArray, present: BoolArray, features: Mapping[str, FeatureArray]) -> Batch:
         import torch
 
         inputs: dict[str, ModalityBatch] = {}
         for column, name in enumerate(self.modalities):
             there = np.flatnonzero(present[chosen, column])
-            array = self._features[name]
+            array = features[name]
             rows = self._rows[chosen[there]]
             inputs[name] = ModalityBatch(
                 rows=torch.from_numpy(there),
@@ -475,6 +508,7 @@ def observe(
     split: Split,
     supervision: str = "observed",
     condition: str = "",
+    changed: Mapping[str, Mapping[str, FeatureArray]] | None = None,
 ) -> ObservedDataset:
     """Applies a mask table to one split of a data set.
 
@@ -485,9 +519,12 @@ def observe(
         split: Which split.
         supervision: What training batches may carry, see `ObservedDataset`.
         condition: Which of several test conditions; samples that it skips are left out.
+        changed: Per part of the table whose values are changed (see `MaskTable.changes`) the arrays of the changed
+            modalities.
 
     Raises:
-        DataError: If the table was drawn for another data set, or has no such condition.
+        DataError: If the table was drawn for another data set, has no such condition, or changes values of which
+            `changed` holds nothing.
     """
     masks.check_against(table)
     several = split == "test" and bool(masks.conditions)
@@ -496,16 +533,23 @@ def observe(
             f"mask table of {masks.protocol!r} has no condition {condition!r} of split {split!r}; "
             f"its test conditions: {', '.join(masks.condition_names)}."
         )
+    part = f"test:{condition}" if several else split
+    shown = dict(features)
+    if part in masks.changes:
+        if part not in (changed or {}):
+            raise DataError(f"mask table of {masks.protocol!r} changes values of {part!r}; they are not encoded.")
+        shown |= (changed or {})[part]
     rows = table.splits[split]
     view = ObservedDataset(
         table.spec,
         split,
         masks.ids[split],
-        features,
+        shown,
         rows,
         masks.conditions[condition] if several else masks.present[split],
         table.available[rows],
         table.labels[rows],
         supervision,
+        features,
     )
     return view.subset(np.flatnonzero(view.present.any(axis=1))) if several else view

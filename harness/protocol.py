@@ -31,10 +31,12 @@ class Condition:
         name: Tells it from the other conditions of its protocol.
         hidden: `(table, mask_seed) -> [n, M]` bool for the n test samples in canonical order, True where a value
             is hidden.  A sample that would be left with nothing because the data set lacks the rest is skipped.
+        change: Name of what is done to values that are shown (see `harness.changes`); empty for nothing.
     """
 
     name: str
     hidden: Callable[[DataTable, int], BoolArray]
+    change: str = ""
 
 
 @dataclass
@@ -48,11 +50,15 @@ class Protocol(PluginConfig, ABC):
         examples: Names that the family parses, for `harness list protocols` and the contract tests.
         fallback: True for a family whose names have an open part, like `<modality>_<rate>`; it is asked after
             all others, so that it does not take their names.
+        combines: True for a family whose names hold those of others, like `<protocol>+<change>`; it is asked first.
+        test_only: True for a family that leaves training as it is, so that it is no training side.
     """
 
     card: ClassVar[str] = ""
     examples: ClassVar[tuple[str, ...]] = ()
     fallback: ClassVar[bool] = False
+    combines: ClassVar[bool] = False
+    test_only: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -83,7 +89,12 @@ class Protocol(PluginConfig, ABC):
 
     def conditions(self, spec: DatasetSpec) -> Sequence[Condition]:  # noqa: ARG002
         """What the test split is shown as, in the order of reports; by default once, as `hidden` draws it."""
-        return (Condition(self.name, lambda table, mask_seed: self.hidden(table, "test", mask_seed)),)
+        return (Condition(self.name, lambda table, mask_seed: self.hidden(table, "test", mask_seed), self.change),)
+
+    @property
+    def change(self) -> str:
+        """Name of what is done to values that are shown in training and validation; empty for nothing."""
+        return ""
 
     @property
     def aggregates(self) -> Mapping[str, Aggregate]:
@@ -140,7 +151,7 @@ def weighted_order(ids: Sequence[str], weights: Sequence[int], mask_seed: int, s
 
 
 def parse_protocol(name: str) -> Protocol:
-    """Asks every registered family for `name`, those with an open name last.
+    """Asks every registered family for `name`: first those that combine protocols, last those with an open name.
 
     Raises:
         UsageError: If no family knows the name (with examples and suggestions), or a family rejects a value.
@@ -152,7 +163,7 @@ def parse_protocol(name: str) -> Protocol:
         family = registry.protocols.get(entry.name)
         assert issubclass(family, Protocol)
         families.append(family)
-    for family in sorted(families, key=lambda family: family.fallback):
+    for family in sorted(families, key=lambda family: (family.fallback, not family.combines)):
         parsed = family.parse(name)
         if parsed is not None:
             return parsed

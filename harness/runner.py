@@ -19,6 +19,7 @@ from typing import Any, get_args
 
 from harness import audit, registry
 from harness.backbone import Backbone
+from harness.changes import parse_identity, spread
 from harness.compose import changed_options, encoder_config, identity_dict, to_dict
 from harness.config import BackboneConfig, EncoderConfig, MethodConfig, RunConfig, digest_of
 from harness.environment import describe_environment
@@ -37,7 +38,7 @@ from harness.scoring import Layout, bootstrap_interval, evaluate, evaluate_aggre
 from harness.seeding import seed_everything
 from harness.tracking import PREDICTIONS_FILE, StoredRun, Tracker, experiment_name, load_runs, tracking_uri
 from harness.trainer import CHECKPOINT, FitResult, Trainer, count_parameters, trainable_state
-from harness.types import SPLITS, Aggregate, DataTable, FloatArray, ModalityKind, Predictions
+from harness.types import SPLITS, Aggregate, DataTable, FloatArray, ModalityKind, Predictions, Split
 
 
 class Workspace:
@@ -366,14 +367,40 @@ def _track(tracker: Tracker, record: RunRecord, folder: Path) -> str:
     return stored
 
 
-def cell_features(cell: Cell, workspace: Workspace) -> dict[str, FeatureArray]:
+class CellFeatures(dict[str, FeatureArray]):
+    """Features of every modality as the data came, with those of values that the protocol changes beside them.
+
+    Args:
+        plain: Per modality the whole data set's arrays.
+        changed: Per changed part of the mask table the arrays of the changed modalities.
+    """
+
+    def __init__(
+        self, plain: Mapping[str, FeatureArray], changed: Mapping[str, Mapping[str, FeatureArray]] | None = None
+    ) -> None:
+        super().__init__(plain)
+        self.changed = dict(changed or {})
+
+
+def cell_features(cell: Cell, workspace: Workspace) -> CellFeatures:
     """Tokens and pooled vectors of every modality as this method will see them."""
-    features = workspace.features(cell.table, token_encoder_names(cell.config, cell.table))
+    encoders = token_encoder_names(cell.config, cell.table)
     own = backbone_encoder_names(cell.config, cell.table)
-    if own is not None:
-        tokens = workspace.features(cell.table, own)
-        features = {name: array.replace_tokens(tokens[name]) for name, array in features.items()}
-    return features
+
+    def encoded(table: DataTable) -> dict[str, FeatureArray]:
+        features = workspace.features(table, encoders)
+        if own is not None:
+            tokens = workspace.features(table, own)
+            features = {name: array.replace_tokens(tokens[name]) for name, array in features.items()}
+        return features
+
+    plain, changed = encoded(cell.table), {}
+    for part, identity in cell.shown.changes.items():
+        split = cell.shown.parts()[part][0]
+        rows = cell.table.splits[split]
+        values = parse_identity(identity).apply(cell.table, split, cell.shown.mask_seed)
+        changed[part] = {name: spread(array, rows, plain[name]) for name, array in encoded(values).items()}
+    return CellFeatures(plain, changed)
 
 
 def _new_record(cell: Cell) -> RunRecord:
@@ -482,11 +509,12 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record
 def observed_views(cell: Cell, features: Mapping[str, FeatureArray]) -> audit.Views:
     """The splits as the cell's method may see them; the test split once per condition."""
     table, supervision = cell.table, cell.config.supervision
-    return audit.Views(
-        observe(table, cell.shown, features, "train", supervision),
-        observe(table, cell.shown, features, "valid", supervision),
-        {name: observe(table, cell.shown, features, "test", supervision, name) for name in cell.shown.condition_names},
-    )
+    changed = features.changed if isinstance(features, CellFeatures) else {}
+
+    def view(split: Split, condition: str = "") -> ObservedDataset:
+        return observe(table, cell.shown, features, split, supervision, condition, changed)
+
+    return audit.Views(view("train"), view("valid"), {name: view("test", name) for name in cell.shown.condition_names})
 
 
 def build_method(

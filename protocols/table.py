@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from harness.changes import parse_identity
 from harness.errors import HarnessError, UsageError
 from harness.protocol import Condition, Protocol, parse_protocol
 from harness.types import SPLITS, Aggregate, BoolArray, DatasetSpec, DataTable, Split
@@ -98,8 +99,19 @@ class SavedTable(Protocol):
 
     def conditions(self, spec: DatasetSpec) -> Sequence[Condition]:
         """Those of the table."""
-        names = self._read().conditions
-        return [Condition(name, _Stored(self, name)) for name in names] or super().conditions(spec)
+        masks = self._read()
+        several = [Condition(name, _Stored(self, name), self._change(f"test:{name}")) for name in masks.conditions]
+        return several or [replace(super().conditions(spec)[0], change=self._change("test"))]
+
+    @property
+    def change(self) -> str:
+        """That of the table's training split."""
+        return self._change("train")
+
+    def _change(self, part: str) -> str:
+        """Name of what the table does to values of a part."""
+        text = self._read().changes.get(part)
+        return parse_identity(text).name if text else ""
 
     def remarks(self, table: DataTable, mask_seed: int, splits: Sequence[Split] = SPLITS) -> list[str]:  # noqa: ARG002
         """What was counted when the table was made, about these splits."""

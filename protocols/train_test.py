@@ -58,13 +58,16 @@ class TrainTest(Protocol):
             train, _, test = name.removeprefix("train:").partition(",test:")
         elif not name.startswith("test:"):
             return None
-        for side, text in (("train", train), ("test", test)):
+        for which, text in (("train", train), ("test", test)):
             if not text:
-                raise UsageError(f"protocol {name!r} lacks its {side} side; write train:complete,test:both_0.7.")
+                raise UsageError(f"protocol {name!r} lacks its {which} side; write train:complete,test:both_0.7.")
             if text.startswith(("train:", "test:")):
                 raise UsageError(f"protocol {name!r}: {text!r} cannot be a side; sides are other protocols' names.")
         grid = _Grid.parse(test, name)
-        return cls(parse_protocol(train).name, parse_protocol(test).name if grid is None else grid.name)
+        side = parse_protocol(train)
+        if side.test_only:
+            raise UsageError(f"protocol {name!r}: {train!r} changes the test only and cannot be a training side.")
+        return cls(side.name, parse_protocol(test).name if grid is None else grid.name)
 
     @property
     def name(self) -> str:
@@ -75,6 +78,11 @@ class TrainTest(Protocol):
     def aggregates(self) -> Mapping[str, Aggregate]:
         """The mean over a grid (the area under the curve over rates, normalised), else those of the test side."""
         return {"mean_over_grid": "mean"} if self._grid else parse_protocol(self.test).aggregates
+
+    @property
+    def change(self) -> str:
+        """That of the training side; test conditions have their own."""
+        return self._train.change
 
     @property
     def replays(self) -> bool:
@@ -146,7 +154,7 @@ class _Grid:
         Raises:
             UsageError: If a rate is bad, the last one is not reached, or the rates suit no protocol of one condition.
         """
-        match = re.fullmatch(r"(?P<what>.+)_(?P<first>[^_]*?)\.\.(?P<last>[^_:]*)(:(?P<step>[^_:]+))?", text)
+        match = re.fullmatch(r"(?P<what>[^:]+)_(?P<first>[^_]*?)\.\.(?P<last>[^_:]*)(:(?P<step>[^_:]+))?", text)
         if match is None:
             return None
         first, last, step = (parse_rate(text, name) for text in (match["first"], match["last"], match["step"] or _STEP))

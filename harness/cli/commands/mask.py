@@ -296,6 +296,10 @@ def _diff(arguments: argparse.Namespace) -> None:
             ),
             ("data set", "the same" if found["same_dataset"] else "differs in name, version or modalities"),
             ("masks", "the same" if found["same"] else "differ"),
+            *(
+                (f"values of {part}", " against ".join(text or "as they came" for text in texts))
+                for part, texts in found["changes"].items()
+            ),
         ]
     )
     print()
