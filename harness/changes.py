@@ -104,8 +104,11 @@ class Change(ABC):
 
 def generator(mask_seed: int, split: str, salt: str, sample: str) -> np.random.RandomState:
     """A generator for one value; NumPy's legacy one, whose streams are the same in all versions."""
-    digest = hashlib.sha256(f"{mask_seed}|{split}|{salt}|{sample}".encode()).digest()
-    return np.random.RandomState(np.frombuffer(digest, dtype="<u4"))
+    return np.random.RandomState(np.frombuffer(_digest(mask_seed, split, salt, sample), dtype="<u4"))
+
+
+def _digest(mask_seed: int, split: str, salt: str, sample: str) -> bytes:
+    return hashlib.sha256(f"{mask_seed}|{split}|{salt}|{sample}".encode()).digest()
 
 
 @dataclass(frozen=True)
@@ -330,25 +333,27 @@ class Shortened(Change):
         def rest(row: int) -> Any:
             value = values[row]
             elements = _elements(self.name, modality, value)
-            kept = self.kept(len(elements), self._generator(modality, split, mask_seed, table.ids[row]))
+            kept = self.kept(len(elements), mask_seed, split, modality.name, table.ids[row])
             return value if len(kept) == len(elements) else _joined(modality, value, elements, kept)
 
         return rest
 
-    def kept(self, length: int, random: np.random.RandomState) -> IntArray:
+    def kept(self, length: int, mask_seed: int, split: str, modality: str, sample: str) -> IntArray:
         """Positions that stay of a sequence of some length, ascending."""
-        count = self._hidden(length, random)
+        count = self._hidden(length, mask_seed, split, modality, sample)
+        if self.shape == "tail" or not count:
+            return np.arange(length - count)
+        random = generator(mask_seed, split, f"{self.shape}|{modality}", sample)
         if self.shape == "frames":
             return np.sort(random.permutation(length)[count:])
-        start = length - count if self.shape == "tail" else int(random.uniform() * (length - count + 1))
+        start = int(random.uniform() * (length - count + 1))
         return np.delete(np.arange(length), slice(start, start + count))
 
-    def _hidden(self, length: int, random: np.random.RandomState) -> int:
-        """How many elements are hidden; the first number that is drawn for a value."""
-        return max(min(math.floor(self.rate * length + random.uniform()), length - 1), 0)
-
-    def _generator(self, modality: ModalitySpec, split: Split, mask_seed: int, sample: str) -> np.random.RandomState:
-        return generator(mask_seed, split, f"{self.shape}|{modality.name}", sample)
+    def _hidden(self, length: int, mask_seed: int, split: str, modality: str, sample: str) -> int:
+        """How many elements are hidden: floor(rate L + u), but never all."""
+        digest = _digest(mask_seed, split, f"{self.shape}|{modality}|count", sample)
+        chance = int.from_bytes(digest[:6], "big") / 2**48
+        return max(min(math.floor(self.rate * length + chance), length - 1), 0)
 
     def counts(self, table: DataTable, split: Split, mask_seed: int) -> list[str]:
         """How many elements are hidden, and how many values are one element or none, which stays."""
@@ -358,7 +363,7 @@ class Shortened(Change):
             rows = [int(row) for row in table.splits[split] if table.available[row, column]]
             lengths = [_length(self.name, table, modality, row) for row in rows]
             hidden = sum(
-                self._hidden(length, self._generator(modality, split, mask_seed, table.ids[row]))
+                self._hidden(length, mask_seed, split, modality.name, table.ids[row])
                 for row, length in zip(rows, lengths, strict=True)
             )
             single = sum(length < 2 for length in lengths)

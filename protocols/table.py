@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -119,9 +121,8 @@ class SavedTable(Protocol):
         return [line for line in self._read().remarks if not line.startswith(others)]
 
     def _read(self) -> MaskTable:
-        from harness.masking import MaskTable
-
-        return MaskTable.load(Path(self.file))
+        files = (Path(f"{self.file}.parquet"), Path(f"{self.file}.json"))
+        return _load(self.file, *(sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for file in files))
 
     def _checked(self, table: DataTable, mask_seed: int) -> MaskTable:
         masks = self._read()
@@ -132,6 +133,14 @@ class SavedTable(Protocol):
                 f"mask_seed={masks.mask_seed}, not {mask_seed}."
             )
         return masks
+
+
+@lru_cache(maxsize=8)
+def _load(file: str, *contents: str) -> MaskTable:  # noqa: ARG001
+    """The checked table; read again when the contents of its files, given as sha256, are others."""
+    from harness.masking import MaskTable
+
+    return MaskTable.load(Path(file))
 
 
 @dataclass(frozen=True)

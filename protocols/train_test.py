@@ -170,7 +170,7 @@ class _Grid:
         protocol = parse_protocol(grid.names[0])
         if protocol.aggregates:
             raise UsageError(f"protocol {name!r}: a grid is made of protocols with one test condition each.")
-        return grid
+        return cls(protocol.name.rpartition("_")[0], rates, step)
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from harness.changes import parse_change
 from harness.masking import MaskTable
 from harness.protocol import Protocol, parse_protocol, share_of
 from harness.testing.tables import make_table
@@ -43,9 +44,17 @@ class ProtocolContract:
         ids: Sequence[str] | None = None,
         order: IntArray | None = None,
     ) -> DataTable:
-        """A small data set; raw values that the protocol does not claim to read fail when they are read."""
-        reads = "values" in self.parsed().reads
-        return make_table(sizes, self.modalities, available, ids, order, readable=reads)
+        """A small data set; raw values that the protocol has no business with fail when they are read."""
+        readable = "values" in self.parsed().reads or bool(self.changes())
+        return make_table(sizes, self.modalities, available, ids, order, readable=readable)
+
+    def changes(self) -> dict[str, str]:
+        """Name of what is done to values that are shown, per split or test condition where there is something."""
+        protocol = self.parsed()
+        tests = protocol.conditions(make_table(modalities=self.modalities).spec)
+        named = {"train": protocol.change, "valid": protocol.change}
+        named |= {f"test:{condition.name}" if len(tests) > 1 else "test": condition.change for condition in tests}
+        return {part: name for part, name in named.items() if name}
 
     def build(self, table: DataTable | None = None, mask_seed: int = 0) -> MaskTable:
         """Its mask table of `table`, or of a small complete data set."""
@@ -183,6 +192,32 @@ class ProtocolContract:
         table = self.table()
         turned = {name: [values[row] for row in range(len(values))][::-1] for name, values in table.values.items()}
         assert self.build(table).fingerprint != self.build(replace(table, values=turned)).fingerprint
+
+    def test_changes_are_named_and_in_the_table(self) -> None:
+        """What is done to values has a name that reads back, and is part of the table and its fingerprint."""
+        masks = self.build()
+        named = {part: parse_change(name) for part, name in self.changes().items()}
+        assert all(change.name == self.changes()[part] for part, change in named.items())
+        assert masks.changes == {part: change.identity for part, change in named.items() if not change.idle}
+        if masks.changes:
+            assert replace(masks, changes={}).fingerprint != masks.fingerprint
+            assert replace(masks, mask_seed=1).fingerprint != masks.fingerprint
+        else:
+            assert replace(masks, mask_seed=1).fingerprint == masks.fingerprint
+
+    def test_changes_depend_on_the_sample_alone(self) -> None:
+        """A changed value is the same whatever the order of the rows, and no sample gains or loses a modality."""
+        order = np.random.default_rng(0).permutation(90)
+        for part, name in self.changes().items():
+            split: Split = "test" if part.startswith("test") else "valid" if part == "valid" else "train"
+            one, two = (parse_change(name).apply(table, split, 0) for table in (self.table(), self.table(order=order)))
+            assert set(one.ids) == set(self.table().split_ids(split))
+            assert one.available.shape == (len(one.ids), len(one.spec.modalities))
+            assert one.spec.fingerprint == two.spec.fingerprint
+            for modality in one.spec.modality_names:
+                other = dict(zip(two.ids, two.values[modality], strict=True))
+                for sample, value in zip(one.ids, one.values[modality], strict=True):
+                    assert np.array_equal(value, other[sample]), f"{part}: {modality} of {sample} differs"
 
     def test_golden_fingerprint(self) -> None:
         """The draw is the one that was released."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +14,8 @@ from harness import registry
 from harness.masking import MaskTable
 from harness.protocol import Protocol, parse_protocol
 from harness.testing.protocols import ProtocolContract
-from harness.types import DataTable
+from harness.testing.tables import make_table
+from harness.types import BoolArray, DataTable, IntArray
 
 #: name -> (modalities, share of incomplete samples where the name fixes one, fingerprint)
 PINNED: dict[str, tuple[tuple[str, ...], float | None, str]] = {
@@ -110,6 +111,51 @@ PINNED: dict[str, tuple[tuple[str, ...], float | None, str]] = {
         None,
         "a1eda8a47b9adb4276f0605f17a8c4310536e969d2b6a88e85e1f769f98c7b5f",
     ),
+    "corrupt:noise_image_3": (
+        ("text", "image"),
+        0.0,
+        "26bb39ff25568bc60b7006b08f2cae8e4f172f49c71a71cc0538bd00b072636b",
+    ),
+    "corrupt:typo_text_0..5": (
+        ("text", "image"),
+        0.0,
+        "3416eb8584271220151ff54c12b7f6cbdf243027f4532b00fffadbcd3b9b19cb",
+    ),
+    "both_0.7+corrupt:blur_image_0..5": (
+        ("text", "image"),
+        0.7,
+        "10543905b09a9299e3f514f5afd839508b1d10f06bea973c415f1a967c65eea1",
+    ),
+    "train:both_0.7,test:corrupt:mismatch_text_2": (
+        ("text", "image"),
+        None,
+        "56691caf6c4289c0ae28cc940eb4a2288c50471a711cee63815f62c3b8b7c36d",
+    ),
+    "frames_0.5": (
+        ("text", "image"),
+        0.0,
+        "95fa23e21f602aacff6c3c55cba7ac19391c8d8521404b7ec29c34955d2589d7",
+    ),
+    "block_0.5": (
+        ("text", "image"),
+        0.0,
+        "f08f22ee397f7514a4361287df76e6b9a2b5c797c8d2fcaa78e700a851ce74fe",
+    ),
+    "tail_text_0.3": (
+        ("text", "image"),
+        0.0,
+        "86759114a13a42a905d372e81b0c761ccc4749432e0a0117384351dd7663ef0c",
+    ),
+    "both_0.7+frames_0.5": (
+        ("text", "image"),
+        0.7,
+        "578b98459db9c202d07933653af01e56c27a4dc284d42a7e0473a081b591002e",
+    ),
+    "train:complete,test:frames_0..0.9:0.1": (
+        ("text", "image"),
+        0.0,
+        "b46407f7e01ca2136abdf7de32860a5a7a604862e21122b46bd7a44025e5a559",
+    ),
     "mar_text_by_image_0.5": (
         ("text", "image"),
         0.5,
@@ -172,6 +218,16 @@ class TestSavedTable(ProtocolContract):
             self.build()
             yield
 
+    def table(
+        self,
+        sizes: Sequence[int] = (40, 20, 30),
+        available: BoolArray | None = None,
+        ids: Sequence[str] | None = None,
+        order: IntArray | None = None,
+    ) -> DataTable:
+        # The contract asks the protocol what its table needs; here the file is made from the table.
+        return make_table(sizes, self.modalities, available, ids, order, readable="+" in self.source)
+
     def build(self, table: DataTable | None = None, mask_seed: int = 0) -> MaskTable:
         table = table or self.table()
         source = MaskTable.build(parse_protocol(self.source), table, mask_seed)
@@ -185,6 +241,13 @@ class TestSavedTableWithConditions(TestSavedTable):
     incomplete = None
     golden = PINNED["patterns"][2]
     source = "patterns"
+
+
+class TestSavedTableWithChanges(TestSavedTable):
+    """Also where it changes values."""
+
+    golden = PINNED["both_0.7+frames_0.5"][2]
+    source = "both_0.7+frames_0.5"
 
 
 def test_every_builtin_example_is_pinned() -> None:
