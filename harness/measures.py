@@ -25,15 +25,33 @@ Labels = npt.NDArray[Any]
 ECE_BINS = 15
 
 
+#: What a metric keeps of every sample, `[N]` or `[N, K]`, and the scores `[S]` that follow from weighted sums of it
+#: (`[S]` or `[S, K]`) and the sums of the weights `[S]`; for `[N]` elementwise, so that `[S, R]` gives `[S, R]`.
+Parts = tuple[Floats, Callable[[Floats, Floats], Floats]]
+
+
 @dataclass(frozen=True)
 class Score:
     """A metric: called, it scores all samples; `resampled` scores many weightings of them.
 
     Attributes:
         weighted: `(logits, labels, weights) -> [S]`.
+        parts: `(logits, labels) -> Parts` of a metric that is a function of sums over samples: then one matrix
+            product scores many methods at the same time.
     """
 
     weighted: Callable[[Floats, Labels, Floats], Floats]
+    parts: Callable[[Floats, Labels], Parts] | None = None
+
+    @classmethod
+    def of_sums(cls, parts: Callable[[Floats, Labels], Parts]) -> Score:
+        """A metric that is a function of sums over samples."""
+
+        def weighted(logits: Floats, labels: Labels, weights: Floats) -> Floats:
+            kept, value = parts(logits, labels)
+            return value(weights @ kept, weights.sum(axis=1))
+
+        return cls(weighted, parts)
 
     def __call__(self, logits: npt.NDArray[Any], labels: Labels) -> float:
         """The score of N samples, each counted once."""
@@ -43,8 +61,13 @@ class Score:
         """The score under each row of `weights` `[S, N]`, how often each sample is counted."""
         if len(labels) == 0:
             return np.full(len(weights), np.nan)
-        exact = np.asarray(labels, dtype=np.float64 if labels.ndim == 2 else np.int64)
-        return self.weighted(np.asarray(logits, dtype=np.float64), exact, weights)
+        return self.weighted(*exact(logits, labels), weights)
+
+
+def exact(logits: npt.NDArray[Any], labels: Labels) -> tuple[Floats, Labels]:
+    """Both in the precision that metrics compute in."""
+    kind = np.float64 if labels.ndim == 2 else np.int64
+    return np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=kind)
 
 
 def _ratio(numerator: Floats, denominator: Floats, undefined: float = np.nan) -> Floats:
@@ -60,9 +83,9 @@ def _mean_defined(values: Floats) -> Floats:
     return _ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1).astype(np.float64))
 
 
-def _sample_mean(values: Floats, weights: Floats) -> Floats:
+def _sample_mean(values: Floats) -> Parts:
     """Weighted mean of one value per sample `[N]`."""
-    return _ratio(weights @ values, weights.sum(axis=1))
+    return values, _ratio
 
 
 def _log_softmax(logits: Floats) -> Floats:
@@ -84,13 +107,18 @@ def _binary_columns(logits: Floats, labels: Labels) -> tuple[Floats, BoolArray]:
     return np.exp(_log_softmax(logits)), labels[:, None] == np.arange(logits.shape[1])
 
 
-def _accuracy(logits: Floats, labels: Labels, weights: Floats) -> Floats:
-    return _sample_mean((logits.argmax(axis=1) == labels).astype(np.float64), weights)
+def _accuracy(logits: Floats, labels: Labels) -> Parts:
+    return _sample_mean((logits.argmax(axis=1) == labels).astype(np.float64))
 
 
-def _uar(logits: Floats, labels: Labels, weights: Floats) -> Floats:
+def _uar(logits: Floats, labels: Labels) -> Parts:
     predicted, true = _decisions(logits, labels, 0.0)
-    return _mean_defined(_ratio(weights @ (predicted * true), weights @ true))
+
+    def value(sums: Floats, total: Floats) -> Floats:  # noqa: ARG001
+        hits, support = np.split(sums, 2, axis=1)
+        return _mean_defined(_ratio(hits, support))
+
+    return np.hstack([predicted * true, true]), value
 
 
 def _decisions(logits: Floats, labels: Labels, threshold: float) -> tuple[Floats, Floats]:
@@ -103,21 +131,26 @@ def _decisions(logits: Floats, labels: Labels, threshold: float) -> tuple[Floats
 
 
 def _f1(average: str, threshold: float = 0.0) -> Score:
-    def weighted(logits: Floats, labels: Labels, weights: Floats) -> Floats:
+    def parts(logits: Floats, labels: Labels) -> Parts:
         predicted, true = _decisions(logits, labels, threshold)
         if average == "samples":
             hits, total = (predicted * true).sum(axis=1), (predicted + true).sum(axis=1)
-            return _sample_mean(_ratio(2 * hits, total, undefined=0.0), weights)
-        hits, support = weights @ (predicted * true), weights @ true
-        total = weights @ predicted + support
-        if average == "micro":
-            return _ratio(2 * hits.sum(axis=1), total.sum(axis=1), undefined=0.0)
-        if average == "weighted":
-            return _ratio((_ratio(2 * hits, total, undefined=0.0) * support).sum(axis=1), support.sum(axis=1), 0.0)
+            return _sample_mean(_ratio(2 * hits, total, undefined=0.0))
         # Macro: classes that occur neither in labels nor in predictions do not count, labels always do.
-        return _mean_defined(_ratio(2 * hits, total, undefined=0.0 if labels.ndim == 2 else np.nan))
+        absent = 0.0 if labels.ndim == 2 else np.nan
 
-    return Score(weighted)
+        def value(sums: Floats, total: Floats) -> Floats:  # noqa: ARG001
+            hits, chosen, support = np.split(sums, 3, axis=1)
+            both = chosen + support
+            if average == "micro":
+                return _ratio(2 * hits.sum(axis=1), both.sum(axis=1), undefined=0.0)
+            if average == "weighted":
+                return _ratio((_ratio(2 * hits, both, undefined=0.0) * support).sum(axis=1), support.sum(axis=1), 0.0)
+            return _mean_defined(_ratio(2 * hits, both, undefined=absent))
+
+        return np.hstack([predicted * true, predicted, true]), value
+
+    return Score.of_sums(parts)
 
 
 def _ranked(scores: Floats, true: BoolArray, weights: Floats, value: Callable[[Floats, Floats], Floats]) -> Floats:
@@ -158,12 +191,12 @@ def _auroc_columns(logits: Floats, labels: Labels, weights: Floats) -> Floats:
     return (_ranked(logits[:, 1], true, weights, _roc_area) + _ranked(logits[:, 0], ~true, weights, _roc_area)) / 2
 
 
-def _log_loss(logits: Floats, labels: Labels, weights: Floats) -> Floats:
+def _log_loss(logits: Floats, labels: Labels) -> Parts:
     if labels.ndim == 2:
         losses = np.logaddexp(0.0, np.where(labels > 0.5, -logits, logits)).mean(axis=1)
     else:
         losses = -_log_softmax(logits)[np.arange(len(labels)), labels]
-    return _sample_mean(losses, weights)
+    return _sample_mean(losses)
 
 
 def _ece(logits: Floats, labels: Labels, weights: Floats) -> Floats:
@@ -179,8 +212,8 @@ def _ece(logits: Floats, labels: Labels, weights: Floats) -> Floats:
     return _ratio(np.abs(weights @ per_bin).sum(axis=1), weights.sum(axis=1) * right.shape[1])
 
 
-def _mae(logits: Floats, labels: Labels, weights: Floats) -> Floats:
-    return _sample_mean(np.abs(logits - labels).mean(axis=1), weights)
+def _mae(logits: Floats, labels: Labels) -> Parts:
+    return _sample_mean(np.abs(logits - labels).mean(axis=1))
 
 
 def _rmse(logits: Floats, labels: Labels, weights: Floats) -> Floats:
@@ -207,17 +240,17 @@ def _spread(values: Floats, mean: Floats, weights: Floats, count: Floats) -> Flo
     return np.where(variance <= 1e-13 * square, 0.0, variance)
 
 
-accuracy = Score(_accuracy)
-uar = Score(_uar)
+accuracy = Score.of_sums(_accuracy)
+uar = Score.of_sums(_uar)
 f1_micro = _f1("micro")
 f1_macro = _f1("macro")
 f1_samples = _f1("samples")
 f1_weighted = _f1("weighted")
 auroc = _macro(_roc_area)
 average_precision = _macro(_step_precision)
-log_loss = Score(_log_loss)
+log_loss = Score.of_sums(_log_loss)
 ece = Score(_ece)
-mae = Score(_mae)
+mae = Score.of_sums(_mae)
 rmse = Score(_rmse)
 correlation = Score(_correlation)
 auroc_official = Score(_auroc_columns)

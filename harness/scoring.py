@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import TrainingError
-from harness.measures import Score
+from harness.measures import Score, exact
 from harness.metrics import metric_for, metrics_for
 from harness.types import Aggregate, Predictions, TaskSpec, iterate_patterns, pattern_name
 
@@ -71,6 +71,54 @@ class Layout:
                 picks = [np.repeat(rows, times.astype(np.int64)) for times in counts]
                 total += [float(function(logits[chosen], labels[chosen])) for chosen in picks]
         return total / len(self.groups)
+
+    def resampler(
+        self, function: Function, runs: Sequence[npt.NDArray[Any]], labels: npt.NDArray[Any]
+    ) -> Callable[[Floats], Floats]:
+        """`weights` `[S, samples]` -> `[S, runs]`: what `resampled` gives for the logits of each run, but faster.
+
+        Metrics that follow from sums over samples are scored for all runs in one matrix product.
+        """
+        parts = function.parts if isinstance(function, Score) else None
+        if parts is None:
+            return lambda weights: np.stack([self._in_pieces(function, run, labels, weights) for run in runs], axis=1)
+        kept, values, single = [], [], False
+        for run in runs:
+            for rows in self.groups:
+                per_row, value = parts(*exact(run[rows], labels[rows]))
+                single = per_row.ndim == 1
+                kept.append(self._per_sample(per_row[:, None] if single else per_row, rows))
+                values.append(value)
+        ends = np.cumsum([block.shape[1] for block in kept])[:-1]
+        matrix = np.hstack(kept)
+        sizes = np.hstack([self._per_sample(np.ones((len(rows), 1)), rows) for rows in self.groups])
+
+        def scores(weights: Floats) -> Floats:
+            sums, totals = weights @ matrix, np.tile(weights @ sizes, len(runs))
+            if single:
+                found = values[0](sums, totals)
+            else:
+                blocks = np.split(sums, ends, axis=1)
+                columns = [value(block, total) for value, block, total in zip(values, blocks, totals.T, strict=True)]
+                found = np.stack(columns, axis=1)
+            grouped = found.reshape(len(weights), len(runs), len(self.groups))
+            return np.asarray(grouped.sum(axis=2) / len(self.groups))
+
+        return scores
+
+    def _per_sample(self, values: Floats, rows: npt.NDArray[np.int64]) -> Floats:
+        """`[samples, K]` sums of the values `[n, K]` of the given rows."""
+        summed = np.zeros((self.samples, values.shape[1]))
+        np.add.at(summed, self.sample[rows], values)
+        return summed
+
+    def _in_pieces(
+        self, function: Function, logits: npt.NDArray[Any], labels: npt.NDArray[Any], weights: Floats
+    ) -> Floats:
+        """`resampled`, a few draws at a time where samples have many rows, to bound memory."""
+        size = len(weights) if len(logits) == self.samples else max(1, _CHUNK // len(logits))
+        parts = [weights[start : start + size] for start in range(0, len(weights), size)]
+        return np.concatenate([self.resampled(function, logits, labels, part) for part in parts])
 
 
 def draw_counts(picks: npt.NDArray[np.int64]) -> Floats:

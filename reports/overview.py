@@ -115,6 +115,12 @@ class Overview:
         """Whether all columns can be averaged."""
         return len({(column.metric, column.higher_is_better) for column in self.columns}) == 1
 
+    def places(self, place: int) -> list[float]:
+        """Different scores of the ranked rows in one column, best first."""
+        cells = [row.cells[place] for row in self.rows]
+        scores = {cell.score for cell in cells if cell is not None and cell.rank is not None and cell.score is not None}
+        return sorted(scores, reverse=self.columns[place].higher_is_better)
+
 
 def overviews(tables: Sequence[Table]) -> list[Overview]:
     """One overview per supervision rule that has several tables."""

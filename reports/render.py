@@ -1,23 +1,32 @@
-"""One leaderboard in many formats: terminal, Markdown, CSV, JSON, LaTeX; the HTML page is `harness.reports.html`'s.
+"""What a table shows and how numbers are written (`columns`), for every format; terminal, Markdown and JSON.
 
-`columns` decides once what a table shows and how numbers are written; the renderers only arrange it.
+LaTeX is in `harness.reports.latex`, CSV and Parquet in `tabular`, the page in `html`: they only arrange it.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from harness.reports.leaderboard import Leaderboard
+from harness.reports.sections import (
+    BLOCK_SECTIONS,
+    EMPTY,
+    Section,
+    blocks_section,
+    overview_section,
+    p_text,
+    published_section,
+    score_text,
+)
 from harness.reports.statistics import Difference
 from harness.reports.table import Row, Table
 
-EMPTY = "–"
 #: More test conditions than this are left to the files: a terminal has no room for them.
 _MANY = 12
 #: What holds for every table.
@@ -25,14 +34,18 @@ GUIDE = (
     "A row is one method configuration; its score is the mean over the train seeds that finished.",
     "Intervals are 95 % percentile bootstrap: over test samples for one seed, over seeds and test samples for several.",
     "A rank is one more than the number of rows that are significantly better (paired bootstrap over test samples "
-    "and seeds, all pairs, 5 % after Holm); oracles, failed runs and failed leak audits have none.",
+    "and seeds, all pairs, 5 % after Holm); oracles, failed runs and failed leak audits have none. Rows that share a "
+    "tie letter cannot be told apart.",
     "Gap recovered is (score - floor) / (oracle - floor); the floor is zero_fill.",
     "With several test conditions rows are ranked by one score over all of them, which the title names: of the pool of "
-    "all conditions' predictions, or the mean over a grid (its area under the curve); every draw takes a test sample "
-    "with its predictions under all conditions. Drop is how much worse the last condition is than the first.",
+    "all conditions' predictions, or the mean over a grid; every draw takes a test sample with its predictions under "
+    "all conditions. Drop is how much worse the last condition is than the first. Area is the area under the curve of "
+    "the score over the missing rate by trapezoids, divided by the span of rates.",
     "Over floor is the difference to it, with its 95 % interval and p-value from the same paired draws, for this "
     "one comparison (not adjusted).",
     "Seconds are means over seeds; memory, bank sizes and parameters are maxima.",
+    "A published number agrees where our 95 % interval meets it, plus or minus 1.96 of its stated standard deviations; "
+    "numbers under another protocol, condition or metric are not compared.",
 )
 
 
@@ -63,14 +76,11 @@ class Column:
     score: bool = False
 
     def cell(self, row: Row) -> str:
-        """The text of one cell."""
+        """The text of one cell; a row without a score says why."""
         value = self.value(row)
+        if self.key == "score" and value is None and row.status != "finished":
+            return row.status
         return EMPTY if value is None or value == "" else self.text(value)
-
-
-def score_text(value: float) -> str:
-    """A score: four decimals."""
-    return f"{value:.4f}"
 
 
 def count_text(value: float) -> str:
@@ -98,8 +108,12 @@ def interval_text(value: tuple[float, float]) -> str:
 
 def difference_text(value: Difference) -> str:
     """A tested difference."""
-    p = "p < 0.001" if value.p < 0.001 else f"p = {value.p:.3f}"
-    return f"{value.value:+.4f} [{value.low:+.4f}, {value.high:+.4f}], {p}"
+    return f"{value.value:+.4f} [{value.low:+.4f}, {value.high:+.4f}], {p_text(value.p)}"
+
+
+def record_texts(row: Row) -> str:
+    """Which records stand behind a row: run ids with their seeds."""
+    return ", ".join(f"{run['run_id'][:12]} (seed {run['train_seed']})" for run in row.runs)
 
 
 def _cost(name: str, scale: float = 1.0) -> Callable[[Row], float | None]:
@@ -123,6 +137,7 @@ def columns(table: Table) -> list[Column]:
     megabyte = float(1 << 20)
     return [
         Column("rank", "#", lambda row: row.rank),
+        Column("ties", "tie", lambda row: row.ties),
         Column("method", "method", lambda row: row.name),
         Column("backbone", "backbone", lambda row: row.backbone, wide=True),
         Column("seeds", "seeds", lambda row: len(row.seeds)),
@@ -135,6 +150,7 @@ def columns(table: Table) -> list[Column]:
         ),
         *(Column(name, name, _of(lambda row: row.beside, name), score_text, score=True) for name in table.beside),
         *([Column("drop", "drop", lambda row: row.drop, score_text)] if _is_grid(table) else []),
+        *([Column("area", "area", lambda row: row.area, score_text, score=True)] if table.rates else []),
         *(
             Column(
                 f"condition:{name}",
@@ -151,6 +167,7 @@ def columns(table: Table) -> list[Column]:
             for name in table.patterns
         ),
         Column("gap_recovered", "gap rec.", lambda row: row.gap_recovered, percent_text),
+        Column("p_best", "p to best", lambda row: row.p_best, p_text, wide=True),
         Column("over_floor", "over floor", lambda row: row.over_floor, difference_text, wide=True),
         Column("trainable_parameters", "params", _cost("trainable_parameters"), count_text),
         Column("train_seconds", "train s", _cost("train_seconds"), seconds_text),
@@ -164,15 +181,22 @@ def columns(table: Table) -> list[Column]:
 
 def best_rows(table: Table, column: Column) -> set[int]:
     """Positions of the rows with the best value of a score column, among ranked rows."""
+    return _places(table, column, 0)
+
+
+def second_rows(table: Table, column: Column) -> set[int]:
+    """Positions of the rows with the second best value of a score column, among ranked rows."""
+    return _places(table, column, 1)
+
+
+def _places(table: Table, column: Column, place: int) -> set[int]:
     values = {
         index: column.value(row)
         for index, row in enumerate(table.rows)
         if column.score and row.rank is not None and column.value(row) is not None
     }
-    if not values:
-        return set()
-    best = max(values.values()) if table.higher_is_better else min(values.values())
-    return {index for index, value in values.items() if value == best}
+    ordered = sorted(set(values.values()), reverse=table.higher_is_better)
+    return {index for index, value in values.items() if ordered[place : place + 1] == [value]}
 
 
 def notes(table: Table) -> list[str]:
@@ -189,7 +213,14 @@ def notes(table: Table) -> list[str]:
         listed = "".join(f" {name} {count}," for name, count in table.condition_counts.items()) if not each else ""
         samples = f" {len(table.conditions)} test conditions{each or (':' + listed.rstrip(',') if listed else '')}."
     metric = f"{table.key.metric} v{table.key.metric_version}" if table.key.metric_version else table.key.metric
-    return [f"{metric}, {direction}; {data}.{samples}", *table.notes]
+    power = []
+    if table.pairs:
+        least = float(np.median([pair.detectable for pair in table.pairs]))
+        power = [
+            f"With these seeds and samples a true difference of {least:.4f} between two rows would be found 4 times "
+            "out of 5 (5 % level, one comparison, median over pairs)."
+        ]
+    return [f"{metric}, {direction}; {data}.{samples}", *power, *table.notes]
 
 
 def _alignment(shown: Sequence[Column]) -> list[str]:
@@ -199,45 +230,64 @@ def _alignment(shown: Sequence[Column]) -> list[str]:
 
 def to_terminal(board: Leaderboard) -> str:
     """Plain text tables for a terminal; badges and errors as lines below each."""
-    from tabulate import tabulate
-
     blocks = []
     for table in board.tables:
         *shown, remark = [column for column in columns(table) if not column.wide]
-        grid = [[column.header for column in shown], *([column.cell(row) for column in shown] for row in table.rows)]
-        # Cells are text already: tabulate aligns them and must not read numbers into them.
-        lines = tabulate(
-            grid[1:], grid[0], tablefmt="simple", disable_numparse=True, colalign=_alignment(shown)
-        ).splitlines()
-        remarks = [f"  {row.name}: {remark.cell(row)}" for row in table.rows if row.badges or row.error]
-        text = [table.title, *lines, *remarks, *(f"  {note}" for note in table.notes)]
-        # Names come from other people's records: an escape sequence must not reach the terminal.
-        blocks.append("\n".join("".join(char if char.isprintable() else "?" for char in line) for line in text))
+        remarks = [
+            f"{row.name}: {remark.cell(row)}"
+            for row in table.rows
+            if row.error or any(badge.kind != "supervision" for badge in row.badges)
+        ]
+        cells = [[column.cell(row) for column in shown] for row in table.rows]
+        section = Section(table.title, [column.header for column in shown], cells, [*remarks, *table.notes])
+        blocks.append(_plain(section, _alignment(shown)))
+        published = published_section(table)
+        if published is not None:
+            blocks.append(_plain(published))
     if not blocks:
         return "No runs yet: start one with `harness run`."
+    blocks += [_plain(overview_section(overview)) for overview in board.overviews]
+    blocks += [_plain(blocks_section(test)) for test in board.block_tests]
     return "\n\n".join([*blocks, TERMINAL_GUIDE])
 
 
-def to_markdown(board: Leaderboard) -> str:
-    """GitHub-flavoured Markdown; the best of each score column is bold."""
+def _plain(section: Section, align: Sequence[str] | None = None) -> str:
     from tabulate import tabulate
 
+    # Cells are text already: tabulate aligns them and must not read numbers into them.
+    align = align or _left_first(section)
+    grid = tabulate(section.rows, section.headers, tablefmt="simple", disable_numparse=True, colalign=align)
+    text = [section.title, *(grid.splitlines() if section.rows else []), *(f"  {note}" for note in section.notes)]
+    # Names come from other people's records: an escape sequence must not reach the terminal.
+    return "\n".join("".join(char if char.isprintable() else "?" for char in line) for line in text)
+
+
+def _left_first(section: Section) -> list[str] | None:
+    return ["left", *["right"] * (len(section.headers) - 1)] if section.rows else None
+
+
+def to_markdown(board: Leaderboard) -> str:
+    """GitHub-flavoured Markdown; the best of each score column is bold; run ids below each table."""
     blocks = ["# Leaderboard"]
+    blocks += [_pipes(overview_section(overview)) for overview in board.overviews]
     for table in board.tables:
         shown = columns(table)
-        headers = [_markdown(column.header) for column in shown]
-        grid = [
+        best = [best_rows(table, column) for column in shown]
+        rows = [
             [
-                f"**{_markdown(column.cell(row))}**"
-                if index in best_rows(table, column)
-                else _markdown(column.cell(row))
-                for column in shown
+                f"**{_markdown(column.cell(row))}**" if index in bold else _markdown(column.cell(row))
+                for column, bold in zip(shown, best, strict=True)
             ]
             for index, row in enumerate(table.rows)
         ]
-        text = tabulate(grid, headers, tablefmt="pipe", disable_numparse=True, colalign=_alignment(shown))
-        lines = [f"## {_markdown(table.title)}", "", text, "", *(f"- {_markdown(note)}" for note in notes(table))]
-        blocks.append("\n".join(lines))
+        records = [f"Records of {_markdown(row.name)}: {_linked(row)}" for row in table.rows]
+        section = Section(table.title, [column.header for column in shown], rows, notes(table))
+        blocks.append("\n".join([_pipes(section, _alignment(shown), raw=True), *(f"- {line}" for line in records)]))
+        published = published_section(table)
+        if published is not None:
+            blocks.append(_pipes(published, depth=3))
+    for test in board.block_tests:
+        blocks += [_pipes(section(test), depth=3 if number else 2) for number, section in enumerate(BLOCK_SECTIONS)]
     if not board.tables:
         blocks.append("No runs yet.")
     else:
@@ -245,34 +295,29 @@ def to_markdown(board: Leaderboard) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def _pipes(section: Section, align: Sequence[str] | None = None, *, depth: int = 2, raw: bool = False) -> str:
+    """A section as Markdown; `raw` cells are Markdown already."""
+    from tabulate import tabulate
+
+    rows = section.rows if raw else [[_markdown(cell) for cell in row] for row in section.rows]
+    headers = [_markdown(header) for header in section.headers]
+    align = align or _left_first(section)
+    grid = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=align)
+    lines = [f"{'#' * depth} {_markdown(section.title)}", "", *([grid, ""] if rows else [])]
+    return "\n".join([*lines, *(f"- {_markdown(note)}" for note in section.notes)])
+
+
+def _linked(row: Row) -> str:
+    """Run ids with their seeds, each a link where a server shows the run."""
+    parts = []
+    for run in row.runs:
+        name = f"`{run['run_id'][:12]}`"
+        parts.append((f"[{name}](<{run['link']}>)" if run["link"] else name) + f" (seed {run['train_seed']})")
+    return ", ".join(parts)
+
+
 def _markdown(text: str) -> str:
     return "".join("\\" + char if char in "\\|<>*_[]`" else char for char in text.replace("\n", " "))
-
-
-def to_csv(board: Leaderboard) -> str:
-    """One line per row of every table, unrounded."""
-    header = ["dataset", "dataset_fingerprint", "protocol", "condition", "supervision", "mask_fingerprint", "metric"]
-    header += ["metric_version"]
-    lines: list[dict[str, Any]] = []
-    for table in board.tables:
-        for row in table.rows:
-            line = {name: value for name, value in asdict(table.key).items() if name in header}
-            line |= {"status": row.status, "low": row.low, "high": row.high}
-            line |= {column.key: column.value(row) for column in columns(table) if column.key != "interval"}
-            over = line.pop("over_floor")
-            line |= {f"over_floor_{name}": part for name, part in (asdict(over) if over else {}).items()}
-            lines.append(line)
-    names = list(dict.fromkeys([*header, *(name for line in lines for name in line)]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([{name: _no_formula(value) for name, value in line.items()} for line in lines])
-    return text.getvalue()
-
-
-def _no_formula(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula gets a quote in front."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" and value else value
 
 
 def to_json(board: Leaderboard) -> str:
@@ -286,83 +331,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def to_latex(board: Leaderboard) -> str:
-    """One booktabs table each (needs `\\usepackage{booktabs}`); the best of each score column is bold."""
-    blocks = ["% needs \\usepackage{booktabs}"]
-    for number, table in enumerate(board.tables, start=1):
-        shown = [column for column in columns(table) if not column.wide][:-1]
-        spec = "".join("l" if column.key == "method" else "r" for column in shown)
-        lines = [
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{_latex(table.title)}}}",
-            f"\\label{{tab:harness-{number}}}",
-        ]
-        lines += [f"\\begin{{tabular}}{{{spec}}}", "\\toprule"]
-        lines += [" & ".join(_latex(column.header) for column in shown) + " \\\\", "\\midrule"]
-        for index, row in enumerate(table.rows):
-            cells = [
-                f"\\textbf{{{_latex(column.cell(row))}}}"
-                if index in best_rows(table, column)
-                else _latex(column.cell(row))
-                for column in shown
-            ]
-            lines.append(" & ".join(cells) + " \\\\")
-        lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks) + "\n"
-
-
-_LATEX = {
-    "\\": "\\textbackslash{}",
-    "{": "\\{",
-    "}": "\\}",
-    "_": "\\_",
-    "%": "\\%",
-    "&": "\\&",
-    "#": "\\#",
-    "$": "\\$",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "–": "--",
-    "·": "\\textperiodcentered{}",
-    "<": "\\textless{}",
-    ">": "\\textgreater{}",
-    "[": "{[}",
-    "]": "{]}",
-}
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(char, char) for char in text.replace("\n", " "))
-
-
-def _html(board: Leaderboard) -> str:
-    from harness.reports.html import to_html
-
-    return to_html(board)
-
-
-RENDERERS: dict[str, Callable[[Leaderboard], str]] = {
-    "html": _html,
-    "md": to_markdown,
-    "csv": to_csv,
-    "json": to_json,
-    "tex": to_latex,
-}
-
-
-def formats(names: Sequence[str]) -> list[str]:
-    """Checks format names.
-
-    Raises:
-        UnknownNameError: With suggestions.
-    """
-    from harness.errors import UnknownNameError
-
-    for name in names:
-        if name not in RENDERERS:
-            raise UnknownNameError("report format", name, RENDERERS)
-    return list(names)

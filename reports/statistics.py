@@ -5,6 +5,8 @@ Everything compares predictions about the same samples under the same masks.  nu
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +31,10 @@ LEVEL = 0.05
 #: Two-sided level 0.05 and power 0.8 in standard errors, over the width of a 95 % interval in standard errors.
 _DETECTABLE = (1.959964 + 0.841621) / (2 * 1.959964)
 _CHUNK = 500
-#: Weights of pooled rows held at once (resamples x rows), 32 MB of float64.
-_CELLS = 4_000_000
+#: Draws beyond zero that are enough to be counted.
+_COUNTABLE = 10
+#: Numbers of prepared runs held at once (samples x columns), 128 MB of float64.
+_PREPARED = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -84,21 +88,14 @@ def same_samples(runs: Sequence[Predictions]) -> None:
             raise DataError("these predictions are not about the same test samples; they cannot be compared in pairs.")
 
 
-def _resampled(layout: Layout, metric: Metric, run: Predictions, weights: Floats) -> Floats:
-    """`[S]` scores of S resamples, given as counts `[S, samples]`; in pieces where samples have many rows."""
-    size = len(weights) if len(run.ids) == layout.samples else max(1, _CELLS // len(run.ids))
-    parts = [weights[start : start + size] for start in range(0, len(weights), size)]
-    return np.concatenate([layout.resampled(metric, run.logits, run.labels, part) for part in parts])
-
-
 def bootstrap(
     metric: Metric, rows: Sequence[Sequence[Predictions]], *, seed: int = 0, draws: int = 0, how: Aggregate = "pool"
 ) -> Floats:
     """Hierarchical bootstrap of the seed-averaged score of several methods, paired over samples.
 
-    Each draw resamples the test samples once for all methods and, for each method by itself, its seeds: so
-    differences between columns are paired over samples and carry the variance of training too (a little too
-    little of it with few seeds, as every bootstrap: S seeds show (S - 1) / S of their variance).
+    Each draw resamples the test samples once for all methods and, for each method by itself, S - 1 of its S seeds
+    with replacement: so differences between columns are paired over samples and carry the variance of training too.
+    (S draws of S seeds would show only (S - 1) / S of it: Rao and Wu, JASA 83, 1988.  A single seed shows none.)
     A sample that several test conditions show is drawn with its predictions under all of them.
 
     Args:
@@ -121,15 +118,30 @@ def bootstrap(
     count = layout.samples
     result = np.empty((draws, len(rows)))
     starts = range(0, draws, _CHUNK)
+    scorers = _scorers(metric, layout, rows)
+    ends = np.cumsum([len(row) for row in rows])[:-1]
     for start in track(starts, "bootstrap"):
         size = min(_CHUNK, draws - start)
-        picks = rng.integers(count, size=(size, count))
-        weights = draw_counts(picks)
-        for column, row in enumerate(rows):
-            scores = np.stack([_resampled(layout, metric, run, weights) for run in row], axis=1)
-            chosen = rng.integers(len(row), size=(size, len(row)))
-            result[start : start + size, column] = np.take_along_axis(scores, chosen, axis=1).mean(axis=1)
+        weights = draw_counts(rng.integers(count, size=(size, count)))
+        scores = np.hstack([scorer(weights) for scorer in scorers])
+        for column, own in enumerate(np.split(scores, ends, axis=1)):
+            seeds = own.shape[1]
+            chosen = rng.integers(seeds, size=(size, max(1, seeds - 1)))
+            result[start : start + size, column] = np.take_along_axis(own, chosen, axis=1).mean(axis=1)
     return result
+
+
+def _scorers(metric: Metric, layout: Layout, rows: Sequence[Sequence[Predictions]]) -> list[Callable[[Floats], Floats]]:
+    """Together they score all runs, row by row, under weightings of the samples."""
+    runs = [run for row in rows for run in row]
+    labels = runs[0].labels
+    # What a metric keeps of a sample is at most a few numbers per output and test condition.
+    step = max(1, _PREPARED // (3 * runs[0].logits.size))
+    batches = [[run.logits for run in runs[start : start + step]] for start in range(0, len(runs), step)]
+    if len(batches) == 1:
+        return [layout.resampler(metric, batches[0], labels)]
+    # Too much to prepare all at once: prepared anew for every chunk of draws.
+    return [lambda weights, part=part: layout.resampler(metric, part, labels)(weights) for part in batches]  # type: ignore[misc]
 
 
 def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
@@ -144,11 +156,19 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
 def bootstrap_p(differences: Floats) -> float:
     """Two-sided p-value that the difference is zero: twice the share of draws on the far side of zero.
 
-    One draw is added to either count, so that p is never zero: it cannot fall below `2 / (R + 1)`.
+    One draw is added to either count, so that p is never zero.  Where too few draws lie there to be counted, the tail
+    of the normal distribution with their mean and spread takes over: counted shares cannot fall below `2 / (R + 1)`,
+    and adjusted over some hundred pairs no difference would ever be significant.
     """
     finite = differences[np.isfinite(differences)]
     tail = min(int((finite <= 0).sum()), int((finite >= 0).sum()))
-    return min(1.0, 2 * (tail + 1) / (len(finite) + 1))
+    counted = min(1.0, 2 * (tail + 1) / (len(finite) + 1))
+    if tail >= _COUNTABLE:
+        return counted
+    if not len(finite) or finite.min() == finite.max():
+        return counted
+    normal = math.erfc(abs(float(finite.mean())) / float(finite.std()) / math.sqrt(2))
+    return min(counted, max(normal, sys.float_info.min))
 
 
 def mcnemar(right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]) -> float:

@@ -353,8 +353,9 @@ def test_reports_leave_torch_alone() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "from harness.testing.records import make_run\n"
         "runs = [make_run('redeem', 0.8), make_run('map', 0.7)]\n"
-        "print(harness.reports.build.comparison_table(runs))\n"
-        "harness.reports.render.to_html(harness.reports.leaderboard.Leaderboard.build(runs))\n"
+        "board = harness.reports.leaderboard.Leaderboard.build(runs)\n"
+        "print(harness.reports.render.to_terminal(board))\n"
+        "harness.reports.html.to_html(board)\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)

@@ -2,16 +2,22 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from harness.errors import UnknownNameError
-from harness.reports.build import build_report, comparison_table
+from harness.reports.build import RENDERERS, build_report, formats
 from harness.reports.html import to_html
+from harness.reports.latex import to_latex
 from harness.reports.leaderboard import Leaderboard
-from harness.reports.render import RENDERERS, count_text, formats, to_csv, to_json, to_latex, to_markdown
+from harness.reports.render import count_text, to_json, to_markdown, to_terminal
+from harness.reports.tabular import to_csv, to_parquet
 from harness.testing.records import FakeRun, make_conditions_run, make_record, make_run
 
 HOSTILE = "<script>alert('x')</script>|`_%&$\\"
@@ -81,9 +87,17 @@ def test_all_formats_carry_the_same_numbers(board: Leaderboard) -> None:
     assert len(over) == 2
     differences = [round(abs(value), 4) for part in over for value in (part.value, part.low, part.high)]
 
-    for text in (to_latex(board), comparison_table_of(board)):
-        assert sorted(numbers(text)) == expected
-    assert sorted(numbers(to_markdown(board))) == sorted(expected + differences)
+    board = Leaderboard(board.tables)
+    assert sorted(numbers(to_terminal(board))) == expected
+    halves = [
+        [row.score, (row.high - row.low) / 2, *row.per_pattern.values()]
+        for table in board.tables
+        for row in table.rows
+        if row.score is not None and row.low is not None and row.high is not None
+    ]
+    assert sorted(numbers(to_latex(board))) == sorted(round(value, 4) for values in halves for value in values)
+    piped = "\n".join(line for line in to_markdown(board).splitlines() if line.startswith("|"))
+    assert sorted(numbers(piped)) == sorted(expected + differences)
     page = parse(to_html(board))
     shown = [number for row in page.rows if len(row) > 6 for number in numbers(" ".join(row))]
     assert sorted(shown) == sorted(expected + differences)
@@ -118,17 +132,27 @@ def test_conditions_in_all_formats(grids: Leaderboard) -> None:
     values = [
         value
         for row in rows
-        for value in (row.score, row.low, row.high, row.drop, *row.per_condition.values(), *row.beside.values())
+        for value in (
+            row.score,
+            row.low,
+            row.high,
+            row.drop,
+            row.area,
+            *row.per_condition.values(),
+            *row.beside.values(),
+        )
     ]
     expected = sorted(round(value, 4) for value in values if value is not None)
-    assert len(expected) == 13
-    for text in (to_latex(grids), comparison_table_of(grids), to_markdown(grids)):
+    assert len(expected) == 14
+    grids = Leaderboard(grids.tables)
+    for text in (to_terminal(grids), to_markdown(grids)):
         assert sorted(numbers(text)) == expected
     page = parse(to_html(grids))
     assert sorted(number for row in page.rows if len(row) > 6 for number in numbers(" ".join(row))) == expected
     by_method = {line["method"]: line for line in csv.DictReader(io.StringIO(to_csv(grids)))}
     assert float(by_method["redeem"]["condition:both_0.5"]) == pytest.approx(0.8125)
     assert float(by_method["redeem"]["drop"]) == pytest.approx(0.45)
+    assert float(by_method["redeem"]["area"]) == pytest.approx((0.9 / 2 + 0.8125 + 0.45 / 2) / 2)
     assert float(by_method["map"]["mean_of_patterns"]) == pytest.approx(0.6)
     assert by_method["map"]["condition"] == "pooled"
     assert by_method["map"]["drop"] == ""
@@ -140,28 +164,23 @@ def test_conditions_in_all_formats(grids: Leaderboard) -> None:
 def test_many_conditions_do_not_fit_a_terminal() -> None:
     conditions = {f"p{number}": 0.5 + number / 100 for number in range(15)}
     board = Leaderboard.build([make_conditions_run("redeem", conditions)])
-    assert "p14" not in comparison_table_of(board)
+    assert "p14" not in to_terminal(board)
     assert "p14" in to_markdown(board)
 
 
-def comparison_table_of(board: Leaderboard) -> str:
-    from harness.reports.render import to_terminal
-
-    return to_terminal(board)
-
-
 def test_terminal_table(runs: list[FakeRun]) -> None:
-    text = comparison_table(runs)
+    text = to_terminal(Leaderboard.build(runs))
     assert "openmoji · both_0.7 · observed supervision · masks mmmmmmmm" in text
-    redeem = next(line for line in text.splitlines() if re.match(r"\s*1\s+redeem", line)).split()
-    assert redeem[:4] == ["1", "redeem", "3", "0.8100"]
+    redeem = next(line for line in text.splitlines() if re.match(r"\s*1\s+a\s+redeem", line)).split()
+    assert redeem[:5] == ["1", "a", "redeem", "3", "0.8100"]
+    assert "failed" in next(line for line in text.splitlines() if " broken " in line).split()
     assert "70" in redeem  # (0.81 - 0.6) / (0.9 - 0.6) in percent
     assert "123k" in redeem
     assert "complete: oracle, not ranked; 1 of 3 seeds" in text
     assert "broken: 1 failed; TrainingError: the loss is not finite at step 3." in text
     widths = {len(line) for line in text.splitlines()[1:3]}
     assert len(widths) == 1
-    assert max(widths) < 130
+    assert max(widths) < 140
 
 
 @pytest.mark.parametrize("name", list(RENDERERS))
@@ -170,7 +189,7 @@ def test_no_runs(name: str) -> None:
     assert text
     if name == "html":
         assert "No runs yet" in text
-    assert "No runs yet" in comparison_table([])
+    assert "No runs yet" in to_terminal(Leaderboard.build([]))
 
 
 def test_hostile_strings_are_text_everywhere() -> None:
@@ -188,7 +207,7 @@ def test_hostile_strings_are_text_everywhere() -> None:
 
 
 def test_no_escape_sequence_reaches_the_terminal() -> None:
-    text = comparison_table([make_run("\x1b[31mred", 0.8)])
+    text = to_terminal(Leaderboard.build([make_run("\x1b[31mred", 0.8)]))
     assert "\x1b" not in text
     assert "?[31mred" in text
 
@@ -217,9 +236,9 @@ def test_an_undefined_pattern_score_is_left_out() -> None:
 
 
 def test_build_writes_the_chosen_formats(runs: list[FakeRun], tmp_path: Path) -> None:
-    paths = build_report(runs, tmp_path / "deep" / "out", ["md", "csv"])
+    board, paths = build_report(runs, tmp_path / "deep" / "out", ["md", "csv"])
     assert [path.name for path in paths] == ["report.md", "report.csv"]
-    assert paths[0].read_text() == to_markdown(Leaderboard.build(runs))
+    assert paths[0].read_text() == to_markdown(board) == to_markdown(Leaderboard.build(runs))
     assert sorted(path.name for path in (tmp_path / "deep" / "out").iterdir()) == ["report.csv", "report.md"]
 
 
@@ -234,3 +253,125 @@ def test_unknown_format() -> None:
 )
 def test_counts(value: float, text: str) -> None:
     assert count_text(value) == text
+
+
+@pytest.fixture(scope="module")
+def sweep() -> Leaderboard:
+    """Two data sets by two protocols, four methods, three seeds; one cell failed and one lacks a seed."""
+    runs = [
+        make_run(method, accuracy + 0.01 * seed, train_seed=seed, dataset=dataset, protocol=protocol)
+        for method, accuracy in (("redeem", 0.8), ("map", 0.7), ("msp", 0.69), ("zero_fill", 0.6), ("short", 0.65))
+        for dataset in ("openmoji", "cdda")
+        for protocol in ("both_0.3", "both_0.7")
+        for seed in range(3)
+        if not (method == "short" and dataset == "cdda" and seed == 2)
+        if not (method == "msp" and protocol == "both_0.3" and dataset == "cdda")
+    ]
+    runs.append(FakeRun(make_record("msp", status="failed", dataset="cdda", protocol="both_0.3")))
+    runs.append(make_run("complete", 0.9, dataset="cdda", protocol="both_0.3", oracle=True))
+    return Leaderboard.build(runs)
+
+
+@pytest.mark.parametrize("render", [to_terminal, to_markdown, to_latex])
+def test_an_overview_says_what_failed_and_averages_full_rows_only(
+    sweep: Leaderboard, render: Callable[[Leaderboard], str]
+) -> None:
+    text = render(replace(sweep, tables=sweep.tables[:1], block_tests=[])).replace("\\_", "_")
+    lines = [line for line in text.splitlines() if "on fusion" in line]
+    found = {name: next(line for line in lines if f"{name} on fusion" in line) for name in ("redeem", "msp", "short")}
+    assert len(numbers(found["redeem"])) == 5, "four cells and the mean"
+    assert numbers(found["redeem"])[-1] == 0.81
+    assert len(numbers(found["msp"])) == 3
+    assert "failed" in found["msp"]
+    assert len(numbers(found["short"])) == 4
+    assert "2 of 3 seeds" in found["short"] or "ddagger" in found["short"]
+
+
+def test_latex_underlines_the_second_and_marks_what_differs(sweep: Leaderboard) -> None:
+    table = next(table for table in sweep.tables if table.key.dataset == "openmoji")
+    lines = to_latex(Leaderboard([table])).splitlines()
+    redeem, second, floor = (
+        next(line for line in lines if f"& {name} &" in line) for name in ("redeem", "map", "zero\\_fill")
+    )
+    assert "\\textbf{0.8100} $\\pm$" in redeem
+    assert "^{*}" not in redeem
+    assert "\\underline{0.7100} $\\pm$" in second
+    assert "$^{*}$" in floor
+
+
+def test_latex_marks_oracles_and_lost_seeds(sweep: Leaderboard) -> None:
+    table = next(table for table in sweep.tables if (table.key.dataset, table.key.protocol) == ("cdda", "both_0.3"))
+    lines = to_latex(Leaderboard([table])).splitlines()
+    assert "^{\\circ\\ddagger}" in next(line for line in lines if "& complete &" in line)
+    assert "\\ddagger}" in next(line for line in lines if "& short &" in line)
+    assert "& failed &" in next(line for line in lines if "& msp &" in line)
+
+
+def test_tests_over_blocks_stand_in_the_report(sweep: Leaderboard) -> None:
+    (test,) = sweep.block_tests
+    text = to_markdown(sweep)
+    assert f"critical difference of mean ranks {test.critical_difference:.2f}" in text
+    assert "Left out: msp" in text
+    assert "| redeem" in text
+    assert "12/0/0" in text
+    assert "redeem against map" in text
+    assert f"critical difference of mean ranks {test.critical_difference:.2f}" in to_terminal(sweep)
+
+
+def test_parquet_holds_what_the_csv_holds(sweep: Leaderboard) -> None:
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(io.BytesIO(to_parquet(sweep))).to_pylist()
+    lines = list(csv.DictReader(io.StringIO(to_csv(sweep))))
+    assert len(rows) == len(lines) == sum(len(table.rows) for table in sweep.tables)
+    for row, line in zip(rows, lines, strict=True):
+        assert {name: "" if value is None else str(value) for name, value in row.items()} == line
+    assert {type(row["score"]) for row in rows} == {float, type(None)}
+
+
+def test_every_number_leads_to_its_records(sweep: Leaderboard) -> None:
+    ids = [run["run_id"] for table in sweep.tables for row in table.rows for run in row.runs]
+    assert len(ids) == 57
+    for render in (to_markdown, to_latex, to_csv, to_json):
+        text = render(sweep)
+        assert all(run_id[:12] in text for run_id in ids)
+
+
+def test_a_server_is_linked() -> None:
+    board = Leaderboard.build(
+        [replace(make_run("redeem", 0.8), link="https://mlflow.example.org/#/experiments/1/runs/2")]
+    )
+    assert "](<https://mlflow.example.org/#/experiments/1/runs/2>) (seed 0)" in to_markdown(board)
+    assert next(csv.DictReader(io.StringIO(to_csv(board))))["links"].endswith("/runs/2")
+
+
+def test_published_numbers_stand_below_their_table() -> None:
+    run = make_run("mmin", 0.6, dataset="mmimdb", protocol="text_0.7")
+    run.record.method = "redeem"
+    run.record.results[0].metrics |= {"f1_micro": 0.55}
+    board = Leaderboard.build([run])
+    for text in (to_terminal(board), to_markdown(board)):
+        assert "Published beside ours" in text
+        assert "0.5994" in text
+        assert "REDEEM (KDD 2025), Table 1" in text.replace("\\", "")
+        assert "published with another metric than ours (accuracy, f1" in text.replace("\\", "")
+    assert "0.5994 & 0.5500" in to_latex(board)
+
+
+LATEX_PAGE = (
+    "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{textcomp}\n\\usepackage{booktabs}\n"
+    "\\begin{document}\n\\input{report.tex}\n\\end{document}\n"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex, e.g. Debian's texlive-latex-recommended")
+def test_latex_compiles(sweep: Leaderboard, grids: Leaderboard, tmp_path: Path) -> None:
+    hostile = make_run("redeem", 0.8, label=HOSTILE + "äß–’\N{SNOWMAN}")
+    boards = [*sweep.tables, *grids.tables, *Leaderboard.build([hostile]).tables]
+    (tmp_path / "report.tex").write_text(to_latex(replace(sweep, tables=boards)))
+    (tmp_path / "page.tex").write_text(LATEX_PAGE)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "page.pdf").stat().st_size > 10_000

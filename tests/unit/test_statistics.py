@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from harness.errors import DataError
-from harness.measures import accuracy, f1_macro
+from harness.measures import accuracy, auroc, f1_macro, f1_samples, log_loss, uar
 from harness.reports.statistics import (
     DRAWS,
     Difference,
@@ -22,6 +22,7 @@ from harness.reports.statistics import (
     ranks,
     tie_letters,
 )
+from harness.scoring import Layout
 from harness.testing.records import make_predictions
 
 
@@ -159,3 +160,38 @@ def test_detectable_is_found_four_times_out_of_five() -> None:
 def test_other_samples_are_refused() -> None:
     with pytest.raises(DataError, match="not about the same test samples"):
         compare(accuracy, [make_predictions(0.8, 100)], [make_predictions(0.8, 101)])
+
+
+def test_seeds_carry_their_whole_variance() -> None:
+    # Every sample is right or wrong alike, so only the choice of seeds moves the score: s² / S, not s² / S (S - 1) / S.
+    for right in ([1.0, 0.0, 0.0], [1.0, 0.0], [1.0, 1.0, 0.0, 0.0, 0.0]):
+        draws = bootstrap(accuracy, [[make_predictions(value, 50) for value in right]])[:, 0]
+        assert draws.var() == pytest.approx(np.var(right, ddof=1) / len(right), rel=0.05)
+    assert bootstrap(accuracy, [[make_predictions(1.0, 50)]]).var() == 0.0
+
+
+def test_many_pairs_can_still_differ() -> None:
+    # 30 methods make 435 pairs: counted shares of 10,000 draws stop at 0.0002, which Holm takes to 0.087.
+    accuracies = [0.95, *[0.5] * 29]
+    runs = [[make_predictions(value, 400, seed=seed)] for seed, value in enumerate(accuracies)]
+    places = ranks(30, pair_tests(accuracies, bootstrap(accuracy, runs), higher_is_better=True))
+    assert places[0] == 1
+    assert set(places[1:]) == {2}
+
+
+def test_small_p_values_are_those_of_the_normal_tail() -> None:
+    rng = np.random.default_rng(0)
+    assert bootstrap_p(rng.normal(5.0, 1.0, 10_000)) == pytest.approx(2 * stats.norm.sf(5.0), rel=0.5)
+    assert bootstrap_p(rng.normal(2.0, 1.0, 10_000)) == pytest.approx(2 * stats.norm.sf(2.0), rel=0.1)
+    assert bootstrap_p(np.full(1000, 0.1)) == pytest.approx(2 / 1001)
+
+
+def test_methods_scored_together_score_as_alone() -> None:
+    runs = [[make_predictions(0.8 - row / 20, 60, seed=seed) for seed in range(row + 1)] for row in range(3)]
+    for metric in (accuracy, uar, f1_macro, f1_samples, log_loss, auroc):
+        layout = Layout.plain(60)
+        weights = np.random.default_rng(0).integers(0, 3, size=(7, 60)).astype(np.float64)
+        flat = [run for row in runs for run in row]
+        together = layout.resampler(metric, [run.logits for run in flat], flat[0].labels)(weights)
+        alone = [layout.resampled(metric, run.logits, run.labels, weights) for run in flat]
+        np.testing.assert_allclose(together, np.stack(alone, axis=1), rtol=1e-12)

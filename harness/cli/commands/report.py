@@ -44,7 +44,9 @@ def parser(**options: Any) -> Parser:
     result = Parser(epilog=_EPILOG.format(filters=", ".join(FILTERS)), **options)
     result.add_argument("filters", nargs="*", metavar="FILTER=VALUE", help="which runs; also paths.home, tracking.uri")
     result.add_argument("--out", metavar="DIR", type=Path, help="write report files to DIR")
-    result.add_argument("--format", metavar="LIST", default="", help="files to write, e.g. html,md,csv,json,tex")
+    result.add_argument(
+        "--format", metavar="LIST", default="", help="files to write, e.g. html,md,csv,parquet,json,tex"
+    )
     add_json_option(result)
     return result
 
@@ -58,20 +60,23 @@ def execute(arguments: argparse.Namespace) -> int:
     store = read_store(overrides)
 
     from harness.progress import say
-    from harness.reports.build import build_report, comparison_table
+    from harness.reports.build import build_report, formats
     from harness.reports.leaderboard import Leaderboard
-    from harness.reports.render import to_json
+    from harness.reports.render import to_json, to_terminal
     from harness.tracking import load_runs
 
+    names = formats([name.strip() for name in arguments.format.split(",") if name.strip()])
     runs = load_runs(store.uri, filters=filters) if store.exists() else []
     if arguments.out is not None:
-        names = [name.strip() for name in arguments.format.split(",") if name.strip()]
-        for file in build_report(runs, arguments.out, names) if names else build_report(runs, arguments.out):
+        board, files = build_report(runs, arguments.out, names)
+        for file in files:
             say(f"wrote {file}")
+    else:
+        board = Leaderboard.build(runs)
     if arguments.json:
-        print(to_json(Leaderboard.build(runs)), end="")
+        print(to_json(board), end="")
     elif runs:
-        print(comparison_table(runs))
+        print(to_terminal(board))
     else:
         wanted = " ".join(f"{name}={value}" for name, value in filters.items())
         say(f"no runs {'with ' + wanted + ' ' if wanted else ''}are recorded in {store.shown}.")

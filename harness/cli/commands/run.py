@@ -50,13 +50,16 @@ def execute(arguments: argparse.Namespace) -> int:
 
     outcomes = run_cells(configs)
     records = [outcome.record for outcome in outcomes]
-    if not arguments.no_table:
-        from harness.reports.build import comparison_table
-
-        print(comparison_table(outcomes))
+    board = None
     if arguments.report is not None:
         from harness.reports.build import build_report
 
-        for file in build_report(outcomes, arguments.report):
+        board, files = build_report(outcomes, arguments.report)
+        for file in files:
             say(f"wrote {file}")
+    if not arguments.no_table:
+        from harness.reports.leaderboard import Leaderboard
+        from harness.reports.render import to_terminal
+
+        print(to_terminal(board or Leaderboard.build(outcomes)))
     return EXIT_OK if all(record.status == "finished" for record in records) else EXIT_CELL_FAILED

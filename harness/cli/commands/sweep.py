@@ -53,16 +53,19 @@ def execute(arguments: argparse.Namespace) -> int:
         return EXIT_OK
 
     outcomes = run_plan(plan, sweep, plugins=arguments.plugin or ())
-    if not arguments.no_table:
-        from harness.reports.build import comparison_table
-
-        print(comparison_table(outcomes))
+    board = None
     if arguments.report is not None:
         from harness.progress import say
         from harness.reports.build import build_report
 
-        for file in build_report(outcomes, arguments.report):
+        board, files = build_report(outcomes, arguments.report)
+        for file in files:
             say(f"wrote {file}")
+    if not arguments.no_table:
+        from harness.reports.leaderboard import Leaderboard
+        from harness.reports.render import to_terminal
+
+        print(to_terminal(board or Leaderboard.build(outcomes)))
     failed = [
         (cell, outcome.record)
         for cell, outcome in zip(plan.cells, outcomes, strict=True)
