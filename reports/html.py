@@ -19,7 +19,8 @@ from typing import Any
 
 from harness.reports.details import Details, Inspected, Show, condition_bands, curve_step, inspect
 from harness.reports.leaderboard import Leaderboard, RunLike
-from harness.reports.render import GUIDE, Column, best_rows, columns, notes, score_text
+from harness.reports.render import GUIDE, Column, best_rows, columns, notes
+from harness.reports.sections import score_text
 from harness.reports.statistics import Difference
 from harness.reports.table import Row, Table
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from harness.reports.leaderboard import Leaderboard
 from harness.reports.overview import Overview, OverviewCell
-from harness.reports.render import EMPTY, Column, best_rows, columns, p_text, record_texts, score_text, second_rows
+from harness.reports.render import Column, best_rows, columns, record_texts, second_rows
+from harness.reports.sections import EMPTY, p_text, score_text
 from harness.reports.statistics import LEVEL
 from harness.reports.table import Row, Table
 

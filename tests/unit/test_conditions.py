@@ -16,7 +16,7 @@ from harness import audit
 from harness.errors import DataError, UsageError
 from harness.features import FeatureArray
 from harness.masking import MaskTable, observe
-from harness.measures import accuracy, f1_macro
+from harness.measures import accuracy, auroc, f1_macro
 from harness.mlflow_store import describe
 from harness.predictions import load_predictions, pool_conditions, save_predictions, split_conditions
 from harness.protocol import Condition, Protocol, parse_protocol
@@ -347,9 +347,11 @@ def test_paired_draws_over_conditions(how: Aggregate, monkeypatch: pytest.Monkey
     assert (result.score_a, result.score_b, result.samples) == (pytest.approx(0.7), pytest.approx(0.6), 200)
     assert result.difference.p < 0.01
     assert result.mcnemar is None, "its pairs would not be independent"
-    whole = bootstrap(accuracy, [[a], [b]], draws=300, how=how)
-    monkeypatch.setattr("harness.reports.statistics._CELLS", 1000)
-    np.testing.assert_allclose(bootstrap(accuracy, [[a], [b]], draws=300, how=how), whole)
+    whole = [bootstrap(metric, [[a], [b]], draws=300, how=how) for metric in (accuracy, auroc)]
+    monkeypatch.setattr("harness.reports.statistics._PREPARED", 1000)
+    monkeypatch.setattr("harness.scoring._CHUNK", 1000)
+    pieces = [bootstrap(metric, [[a], [b]], draws=300, how=how) for metric in (accuracy, auroc)]
+    np.testing.assert_allclose(pieces, whole)
 
 
 def test_one_condition_is_compared_as_before() -> None:
