@@ -282,7 +282,7 @@ def describe(record: RunRecord) -> str:
                 if record.primary_metric in scores
             ]
             lines += [""]
-    failed = [audit.name for audit in record.audits if not audit.passed]
+    failed = [f"{audit.name} ({audit.severity})" for audit in record.audits if not audit.passed]
     lines += [f"Audits: {len(record.audits)} checks, failed: {', '.join(failed) or 'none'}"]
     return "\n".join(lines)
 

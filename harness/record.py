@@ -15,8 +15,11 @@ from harness.errors import DataError
 from harness.files import atomic_write
 
 #: 2: several test conditions, with scores over all of them (`ConditionResult.kind`).
-RECORD_SCHEMA = 2
+#: 3: audits of severity `note`, and what the audits took (`Cost.audit_seconds`).
+RECORD_SCHEMA = 3
 Status = Literal["running", "finished", "failed", "interrupted"]
+#: A failed `leak` is not ranked, a failed `warning` has a badge; a `note` passed, but readers should know what it says.
+Severity = Literal["leak", "warning", "note"]
 
 
 @dataclass
@@ -26,7 +29,7 @@ class AuditResult:
     name: str
     passed: bool
     detail: str = ""
-    severity: Literal["leak", "warning"] = "leak"
+    severity: Severity = "leak"
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Cost:
     prepare_seconds: float = 0.0
     train_seconds: float = 0.0
     predict_seconds: float = 0.0
+    audit_seconds: float = 0.0
     total_seconds: float = 0.0
     trainable_parameters: int = 0
     total_parameters: int = 0

@@ -142,10 +142,18 @@ class Bank(ABC):
     ) -> npt.NDArray[np.bool_]:
         """True for items that are the query itself, or its twin: every modality of the query is identical."""
         same_id = items == self._position.get(name, -1)
-        twin = (self._digest[items][:, present] == digest[present]).all(axis=1) & self.present[items][:, present].all(
-            axis=1
-        )
-        return np.asarray(same_id | twin)
+        return np.asarray(same_id | self.copies(items, digest, present))
+
+    def copies(self, items: IntArray, digest: IntArray, present: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """True for items whose content is that of a query in every modality that the query has.
+
+        Args:
+            items: `[n]` positions in the bank.
+            digest: `[M]` content hashes of the query.
+            present: `[M]`, which modalities the query has.
+        """
+        same = (self._digest[items][:, present] == digest[present]).all(axis=1)
+        return np.asarray(same & self.present[items][:, present].all(axis=1))
 
 
 class MemoryBank(Bank):

@@ -271,8 +271,10 @@ def summary_line(cell: Cell, outcome: Outcome) -> str:
     head = record.results[0]
     score = head.metrics[record.primary_metric]
     how = "already finished" if outcome.skipped else f"{record.cost.total_seconds:.1f} s"
-    leaks = [check.name for check in record.audits if not check.passed]
+    leaks = [check.name for check in record.audits if not check.passed and check.severity == "leak"]
+    warnings = [check.name for check in record.audits if not check.passed and check.severity == "warning"]
     badge = f", audit failed: {', '.join(leaks)}" if leaks else ""
+    badge += f", audit warns: {', '.join(warnings)}" if warnings else ""
     over = f" {head.condition}" if head.kind != "condition" else ""
     return f"{cell.title}: {record.primary_metric}{over} {score:.4f} ({how}{badge})"
 
@@ -299,7 +301,7 @@ def run_cell(cell: Cell, workspace: Workspace) -> Outcome:
     ensure_folder(folder)
     record = _new_record(cell)
     try:
-        _execute(cell, features, folder, record)
+        _execute(cell, features, workspace.folders, record)
         record.status = "finished"
     except Exception as error:
         record.status = "failed"
@@ -455,18 +457,21 @@ def _bayes(table: DataTable) -> dict[str, float]:
     return {"+".join(names): value for names, value in (table.bayes_accuracy or {}).items()}
 
 
-def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record: RunRecord) -> None:
+def _execute(cell: Cell, features: dict[str, FeatureArray], folders: Folders, record: RunRecord) -> None:
     """Audits, trains, predicts and scores; fills the record and writes the artifacts."""
     config, table = cell.config, cell.table
     task = table.spec.task
+    folder = folders.runs / cell.run_id
     started = time.perf_counter()
     cell.masks.save(folder / "mask")
     views = observed_views(cell, features)
-    record.audits = audit.audit_before(table, cell.masks, cell.protocol, features)
+    began = time.perf_counter()
+    record.audits = audit.audit_before(table, cell.masks, cell.protocol, features, folders.cache / "audits")
+    cost = Cost(audit_seconds=time.perf_counter() - began)
     trainer = Trainer(config.trainer, config.train_seed, config.device, folder, cell.run_id)
     method = build_method(config, table, features, views)
     method.to(trainer.device)
-    cost = Cost(prepare_seconds=time.perf_counter() - started)
+    cost.prepare_seconds = time.perf_counter() - started - cost.audit_seconds
     cost.trainable_parameters, cost.total_parameters = count_parameters(method)
 
     metric = config.trainer.select_on or task.primary_metric
@@ -492,9 +497,11 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record
         *(_score_all(cell, predictions, name, how) for name, how in cell.protocol.aggregates.items() if len(parts) > 1),
         *(_score(cell, name, part) for name, part in parts.items()),
     ]
+    began = time.perf_counter()
     record.audits += audit.audit_after(
-        method, views, features, fit, config.supervision, config.method.loss_terms(), trainer.predict
+        audit_subject(cell, features, views, method, trainer, fit, parts, test_looks=trainer.looks["test"])
     )
+    cost.audit_seconds += time.perf_counter() - began
     banks = method.banks().values()
     cost.bank_items, cost.bank_bytes = sum(map(len, banks)), sum(bank.nbytes for bank in banks)
     cost.peak_memory_bytes = _peak_memory(trainer)
@@ -504,6 +511,53 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folder: Path, record
     record.predictions_sha256 = file_sha256(folder / PREDICTIONS_FILE)
     if config.tracking.checkpoint and config.method.trains:
         save_weights(method, folder / "model.safetensors", cell.run_id)
+
+
+def audit_subject(
+    cell: Cell,
+    features: Mapping[str, FeatureArray],
+    views: audit.Views,
+    method: Method,
+    trainer: Trainer,
+    fit: FitResult,
+    predictions: Mapping[str, Predictions],
+    test_looks: int | None = None,
+) -> audit.Subject:
+    """What `audit_after` looks at, of a cell whose training is over.
+
+    Args:
+        cell: The cell.
+        features: All values.
+        views: What the method was given.
+        method: Trained, on the trainer's device.
+        trainer: Steps and asks it.
+        fit: What training left.
+        predictions: Test predictions by condition.
+        test_looks: How often a test view was predicted; None if nobody counted.
+    """
+    config = cell.config
+
+    def build(shown: audit.Views) -> Method:
+        return build_method(config, cell.table, features, shown).to(trainer.device)
+
+    return audit.Subject(
+        table=cell.table,
+        protocol=cell.protocol,
+        shown=cell.shown,
+        features=features,
+        views=views,
+        method=method,
+        fit=fit,
+        engine=audit.Engine(build, trainer.loss, trainer.predict),
+        supervision=config.supervision,
+        terms=config.method.loss_terms(),
+        trains=config.method.trains,
+        predictions=predictions,
+        test_looks=test_looks,
+        eval_seed=config.eval_seed,
+        # Half precision rounds to 3 digits at every layer.
+        tolerance=1e-3 if config.trainer.precision == "no" else 5e-2,
+    )
 
 
 def observed_views(cell: Cell, features: Mapping[str, FeatureArray]) -> audit.Views:
@@ -605,6 +659,7 @@ __all__ = [
     "Cell",
     "Outcome",
     "Workspace",
+    "audit_subject",
     "build_method",
     "cell_features",
     "observed_views",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ class FitResult:
         seconds: Wall time of training, resumed parts included.
         resumed_from: Epochs that a checkpoint had already done.
         selection_looks: How often each split was evaluated during training.
+        learned: Names of the parameters that got a gradient in some stage.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -55,6 +57,7 @@ class FitResult:
     seconds: float = 0.0
     resumed_from: int = 0
     selection_looks: dict[str, int] = field(default_factory=dict)
+    learned: list[str] = field(default_factory=list)
 
 
 class EpochBatches:
@@ -170,6 +173,8 @@ class Trainer:
         if AcceleratorState._shared_state:
             # A former cell of this process may have used another precision or device.
             AcceleratorState._reset_state(reset_partial_state=True)
+        #: How often each split was predicted.
+        self.looks: Counter[str] = Counter()
         self.accelerator: Any = Accelerator(
             mixed_precision=config.precision, cpu=device == "cpu", dataloader_config=None
         )
@@ -271,6 +276,7 @@ class Trainer:
                 waited += 1
             result.seconds = time.perf_counter() - self._clock
             self._save_checkpoint(method, optimizer, best, waited, result)
+        result.learned = sorted({*result.learned, *_learned(method, optimizer)})
         restore_state(method, best["state"], "the best epoch")
 
     def _train_epoch(
@@ -299,9 +305,19 @@ class Trainer:
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach().float()
         return {**{name: float(value) / len(rates) for name, value in sums.items()}, "lr": rates[-1]}
 
+    def loss(self, method: Method, batch: Batch) -> StepOutput:
+        """One training step without its update; the method is left in its former mode."""
+        training = method.training
+        method.train()
+        with self.accelerator.autocast():
+            output: StepOutput = method(batch.to(self.device))
+        method.train(training)
+        return output
+
     @torch.no_grad()
     def predict(self, method: Method, view: ObservedDataset) -> FloatArray:
         """Logits `[n, C]` float32 of a split in its order; the method is left in its former mode."""
+        self.looks[view.split] += 1
         training = method.training
         method.eval()
         parts = []
@@ -353,6 +369,12 @@ class Trainer:
         }
         with atomic_write(path) as temporary:
             torch.save(state, temporary)
+
+
+def _learned(method: Method, optimizer: Any) -> set[str]:
+    """Names of the current stage's parameters that some gradient reached: AdamW's second moment remembers it."""
+    moments = {name: optimizer.state.get(value, {}).get("exp_avg_sq") for name, value in method.trained()}
+    return {name for name, moment in moments.items() if moment is not None and bool(moment.any())}
 
 
 def _as_is(batch: Batch) -> Batch:

@@ -221,7 +221,7 @@ def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> R
     checks: dict[str, list[str]] = {}
     for item in items:
         for audit in item.record.audits:
-            if not audit.passed:
+            if not audit.passed or audit.severity == "note":
                 seed = item.record.seeds.get("train_seed", 0)
                 checks.setdefault(audit.severity, []).append(f"{audit.name} (seed {seed}): {audit.detail}")
     passed = sum(audit.passed for item in items for audit in item.record.audits)
