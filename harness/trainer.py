@@ -48,7 +48,7 @@ class FitResult:
         seconds: Wall time of training, resumed parts included.
         resumed_from: Epochs that a checkpoint had already done.
         selection_looks: How often each split was evaluated during training.
-        learned: Names of the parameters that got a gradient in some stage.
+        learned: Names of the parameters that got a gradient in some stage; None if nobody noted them.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class FitResult:
     seconds: float = 0.0
     resumed_from: int = 0
     selection_looks: dict[str, int] = field(default_factory=dict)
-    learned: list[str] = field(default_factory=list)
+    learned: list[str] | None = None
 
 
 class EpochBatches:
@@ -276,7 +276,7 @@ class Trainer:
                 waited += 1
             result.seconds = time.perf_counter() - self._clock
             self._save_checkpoint(method, optimizer, best, waited, result)
-        result.learned = sorted({*result.learned, *_learned(method, optimizer)})
+        result.learned = sorted({*(result.learned or ()), *_learned(method, optimizer)})
         restore_state(method, best["state"], "the best epoch")
 
     def _train_epoch(

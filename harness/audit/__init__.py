@@ -13,21 +13,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.audit.answers import check_known_answer
+from harness.audit.answers import above_bayes, check_known_answer
 from harness.audit.banks import check_banks
 from harness.audit.data import check_data
 from harness.audit.masks import check_binding, check_masks
-from harness.audit.prediction import check_predictions
+from harness.audit.prediction import check_predictions, check_replay
 from harness.audit.rebuild import check_rebuilt
 from harness.audit.subject import Engine, Subject, Views, guarded, poisoned
-from harness.audit.training import check_training
+from harness.audit.training import check_history, check_training
 from harness.features import FeatureArray
 from harness.masking import MaskTable
 from harness.protocol import Protocol
 from harness.record import AuditResult
 from harness.types import DataTable
 
-__all__ = ["AuditResult", "Engine", "Subject", "Views", "audit_after", "audit_before", "poisoned"]
+__all__ = [
+    "AuditResult",
+    "Engine",
+    "Subject",
+    "Views",
+    "above_bayes",
+    "audit_after",
+    "audit_before",
+    "check_history",
+    "check_replay",
+    "poisoned",
+]
 
 
 def audit_before(

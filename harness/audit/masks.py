@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from itertools import combinations
@@ -17,6 +18,8 @@ from harness.types import SPLITS, BoolArray, DataTable
 #: Parts of a protocol's name that say which modalities lose values: `text_0.7`, `both_0.5`, `test:any_0.3`.
 _DECLARED = re.compile(r"(?:^|[:,])(?P<what>[^:,]+?)_(?P<rate>[01](?:\.\d+)?)(?=$|[:,.])")
 _EVERY = ("both", "any", "shared")
+#: Two modalities that lose the same samples are no coincidence below this probability.
+_CHANCE = 1e-6
 
 
 def check_masks(table: DataTable, masks: MaskTable, protocol: Protocol) -> list[AuditResult]:
@@ -76,9 +79,10 @@ def _columns(table: DataTable, masks: MaskTable) -> AuditResult:
     for part, (split, present) in masks.parts().items():
         # What the data set lacks by itself is not of the protocol's making.
         hidden: BoolArray = table.available[table.splits[split]] & ~present
-        share = hidden.mean(axis=0)
+        count = hidden.sum(axis=0)
         for one, two in combinations(range(len(masks.modalities)), 2):
-            if 0 < share[one] < 1 and np.array_equal(hidden[:, one], hidden[:, two]):
+            by_chance = 1.0 / math.comb(len(hidden), int(count[one]))
+            if by_chance < _CHANCE and np.array_equal(hidden[:, one], hidden[:, two]):
                 alike.append(f"{masks.modalities[one]} and {masks.modalities[two]} ({part})")
     if alike:
         return AuditResult(

@@ -17,15 +17,18 @@ from harness.types import IntArray
 NEAR: Mapping[str, str] = {
     "image": "pictures: perceptual hash within 4 of 64 bits and like colours",
     "text": "texts: 0.8 of their 5-character shingles in common",
-    "audio": "sounds: spectral fingerprint within 20 % of its bits",
+    "audio": "sounds: 0.6 correlation of spectral fingerprints",
 }
 
 #: Pictures: largest Hamming distance of 64-bit hashes, and largest mean difference of 8 x 8 colour thumbnails (of 255).
 _BITS, _COLOUR = 4, 8.0
 #: Texts: least Jaccard similarity of shingles of this many characters, and hash functions that find candidates.
 _JACCARD, _SHINGLE, _HASHES = 0.8, 5, 64
-#: Sounds: bands and frames that a clip is brought to, and the largest share of differing bits.
-_BANDS, _FRAMES, _ERRORS = 17, 33, 0.2
+#: Sounds: bands and frames that a clip is brought to, and the least correlation of fingerprints.
+_BANDS, _FRAMES, _CORRELATION = 17, 33, 0.6
+#: Energy below this share of a clip's mean is no sound, smaller changes of a logarithm are none, and with fewer changes
+#: a clip has too little to be known by.
+_FLOOR, _CHANGE, _CHANGES = 1e-3, 0.1, 16
 _CHUNK = 256
 
 Found = dict[int, set[int]]
@@ -123,8 +126,7 @@ def _sounds(values: Sequence[Any], held: IntArray, train: IntArray) -> Found:
     found: Found = {}
     for start in range(0, len(held), _CHUNK):
         part = mine[start : start + _CHUNK]
-        # Products of signs count agreements minus disagreements.
-        near = np.argwhere(part @ theirs.T >= (1.0 - 2.0 * _ERRORS) * part.shape[1])
+        near = np.argwhere(part @ theirs.T >= _CORRELATION)
         for one, two in near.tolist():
             found.setdefault(int(held[start + one]), set()).add(int(train[two]))
     return found
@@ -139,7 +141,7 @@ def fingerprint(clip: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         clip: `[samples]`.
 
     Returns:
-        `[(_FRAMES - 1) * (_BANDS - 1)]` of -1 and 1.
+        `[(_FRAMES - 1) * (_BANDS - 1)]` of -1, 0 and 1, over their norm; all 0 for a clip in which nothing happens.
     """
     clip = np.asarray(clip, dtype=np.float64).reshape(-1)
     hop = max(1, len(clip) // (_FRAMES + 1))
@@ -148,6 +150,8 @@ def fingerprint(clip: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     power = np.abs(np.fft.rfft(frames * np.hanning(2 * hop), n=max(2 * hop, 4 * _BANDS), axis=1)) ** 2
     edges = np.geomspace(1, power.shape[1], _BANDS + 1).astype(int)
     bands = np.stack([power[:, low : max(high, low + 1)].sum(axis=1) for low, high in pairwise(edges.tolist())])
-    energy = np.log(bands.T + 1e-12)
+    energy = np.log(bands.T + _FLOOR * bands.mean() + 1e-12)
     change = np.diff(np.diff(energy, axis=1), axis=0)
-    return np.where(change > 0, 1.0, -1.0).astype(np.float32).reshape(-1)
+    signs = (np.sign(change) * (np.abs(change) > _CHANGE)).astype(np.float32).reshape(-1)
+    count = np.count_nonzero(signs)
+    return signs / np.sqrt(np.float32(count)) if count >= _CHANGES else np.zeros_like(signs)

@@ -8,16 +8,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from harness.audit.subject import (
+    PROBE,
     Subject,
     examples,
     guarded,
     incomplete_first,
     poisoned,
     probe_size,
+    take,
 )
 from harness.features import FeatureArray
 from harness.masking import ObservedDataset
-from harness.record import AuditResult
+from harness.record import AuditResult, Severity
 from harness.seeding import derive_seed, seed_everything
 from harness.types import FloatArray
 
@@ -40,7 +42,7 @@ def check_predictions(subject: Subject) -> list[AuditResult]:
         *guarded("labels", lambda: _labels(subject, plain, first), "leak"),
         *guarded("eval_mode", lambda: _eval_mode(subject, plain, first)),
         *guarded("batch_companions", lambda: _companions(subject, plain, first)),
-        *guarded("attention_masks", lambda: _attention_masks(subject, plain, first)),
+        *guarded("attention_masks", lambda: _attention_masks(subject, probes[0], first)),
     ]
 
 
@@ -114,17 +116,17 @@ def _companions(subject: Subject, plain: ObservedDataset, first: FloatArray) -> 
     return AuditResult("batch_companions", gap <= subject.tolerance, detail)
 
 
-def _attention_masks(subject: Subject, plain: ObservedDataset, first: FloatArray) -> AuditResult:
+def _attention_masks(subject: Subject, probe: ObservedDataset, first: FloatArray) -> AuditResult:
     """Masks tell padding from tokens, and padding does not reach the logits."""
-    blind = [name for name in plain.modalities if _all_ones(subject.features[name])]
+    blind = [name for name in probe.modalities if _all_ones(subject.features[name])]
     if blind:
         return AuditResult(
             "attention_masks", False, f"mask is all ones, but sequences end in zeros: {', '.join(blind)}", "warning"
         )
-    arrays, count = _noisy_padding(plain)
+    arrays, count = _noisy_padding(probe, subject.features)
     if not count:
         return AuditResult("attention_masks", True, "no padding among the samples of the probe")
-    gap = difference(ask(subject, plain.with_features(arrays)), first)
+    gap = difference(ask(subject, probe.with_features(arrays)), first)
     detail = f"{count} padding tokens replaced by noise: logits differ by {gap:.1g} of their size"
     if gap > subject.tolerance:
         detail += "; padding is read as if it were data"
@@ -143,31 +145,45 @@ def _all_ones(array: FeatureArray) -> bool:
     return bool((~last).any()) and bool(last.any())
 
 
-def _noisy_padding(view: ObservedDataset) -> tuple[Mapping[str, FeatureArray], int]:
-    """Features of a probe whose padding tokens are noise (other token ids, other pixels), and how many there are."""
+def _noisy_padding(
+    view: ObservedDataset, features: Mapping[str, FeatureArray]
+) -> tuple[Mapping[str, FeatureArray], int]:
+    """Features of a view whose observed padding is noise (other token ids, other pixels), and how many tokens it is."""
     draw = np.random.default_rng(0)
-    batch = view.batch(np.arange(len(view)))
     arrays, count = {}, 0
-    for name, part in batch.inputs.items():
-        rows = part.rows.numpy()
-        shape = (len(view), *part.tokens.shape[1:])
-        tokens = np.zeros(shape, dtype=part.tokens.numpy().dtype)
-        mask = np.zeros((len(view), part.mask.shape[1]), dtype=np.bool_)
-        pooled = np.zeros((len(view), part.pooled.shape[1]), dtype=np.float32)
-        digest = np.zeros(len(view), dtype=np.int64)
-        values, real = part.tokens.numpy(), part.mask.numpy()
-        padding = ~real
+    for column, name in enumerate(view.modalities):
+        array = arrays[name] = take(features[name], view.rows)
+        there = view.present[:, [column]]
+        padding, real = there & ~array.mask, there & array.mask
         count += int(padding.sum())
-        values = values.copy()
-        if padding.any() and real.any():
-            if values.dtype.kind == "f":
-                scale = _NOISE * (float(values[real].std()) + 1e-6)
-                values[padding] = scale * draw.standard_normal(values[padding].shape)
-            else:
-                values[padding] = draw.choice(values[real], size=int(padding.sum()))
-        tokens[rows], mask[rows], pooled[rows], digest[rows] = values, real, part.pooled.numpy(), part.digest.numpy()
-        arrays[name] = FeatureArray(tokens, mask, pooled, digest)
+        if not padding.any() or not real.any():
+            continue
+        if array.tokens.dtype.kind == "f":
+            scale = _NOISE * (float(array.tokens[real].std()) + 1e-6)
+            array.tokens[padding] = scale * draw.standard_normal(array.tokens[padding].shape)
+        else:
+            array.tokens[padding] = draw.choice(array.tokens[real], size=int(padding.sum()))
     return arrays, count
+
+
+def check_replay(subject: Subject, severity: Severity = "leak") -> AuditResult:
+    """Whether the method gives the predictions that were stored of it, on a probe of the first condition.
+
+    Args:
+        subject: A run that was read back.
+        severity: Of other predictions.
+    """
+    condition, view = next(iter(subject.views.tests.items()))
+    probe = view.subset(np.arange(min(PROBE, len(view))))
+    first, stored = ask(subject, probe), subject.predictions[condition]
+    if not np.array_equal(first, ask(subject, probe, seed=1)):
+        return AuditResult("replay", True, "not tested: predictions are drawn (see eval_mode)", "note")
+    place = {sample: row for row, sample in enumerate(stored.ids)}
+    gap = difference(first, stored.logits[[place[sample] for sample in probe.ids]])
+    detail = (
+        f"{len(probe)} test samples predicted again from the stored weights: logits differ by {gap:.1g} of their size"
+    )
+    return AuditResult("replay", gap <= subject.tolerance, detail, severity)
 
 
 def difference(one: FloatArray, other: FloatArray) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from harness.audit.subject import Subject, examples
 from harness.method import Method
 from harness.record import AuditResult
+from harness.trainer import FitResult
 
 #: A loss term that ends this many times above where it began does not train, it runs away.
 _EXPLODED = 100.0
@@ -16,30 +18,41 @@ _EXPLODED = 100.0
 
 def check_training(subject: Subject) -> list[AuditResult]:
     """Selection, loss terms and parameters."""
-    results = [_selection(subject)]
+    results = check_history(subject.fit, subject.terms, len(subject.views.tests), subject.test_looks)
     if subject.fit.history:
-        results += [_terms(subject), _parameters(subject)]
+        results.append(_parameters(subject))
     return results
 
 
-def _selection(subject: Subject) -> AuditResult:
+def check_history(fit: FitResult, terms: Sequence[str], conditions: int, test_looks: int | None) -> list[AuditResult]:
+    """What the history of a run shows.
+
+    Args:
+        fit: With the history, and how often each split was evaluated.
+        terms: Loss terms that the method declares.
+        conditions: Number of test conditions.
+        test_looks: How often a test view was predicted; None if nobody counted.
+    """
+    return [_selection(fit, conditions, test_looks), *([_terms(fit, terms)] if fit.history else [])]
+
+
+def _selection(fit: FitResult, conditions: int, test_looks: int | None) -> AuditResult:
     """`valid` alone chose the epoch, and every test condition was opened once, afterwards."""
-    looks = subject.fit.selection_looks
-    conditions = len(subject.views.tests)
+    looks = fit.selection_looks
     detail = ", ".join(f"{split}: {count} looks" for split, count in looks.items()) or "nothing was selected"
-    opened = conditions if subject.test_looks is None else subject.test_looks
-    once = f"{conditions} test conditions opened once each" if conditions > 1 else "test opened once"
     if not set(looks) <= {"valid"}:
         return AuditResult("selection_split", False, f"{detail}: the epoch was not chosen on valid alone")
-    if opened != conditions:
-        return AuditResult("selection_split", False, f"{detail}; test opened {opened} times, not {conditions}")
+    if test_looks is None:
+        return AuditResult("selection_split", True, f"{detail}; looks at test were not counted")
+    if test_looks != conditions:
+        return AuditResult("selection_split", False, f"{detail}; test opened {test_looks} times, not {conditions}")
+    once = f"{conditions} test conditions opened once each" if conditions > 1 else "test opened once"
     return AuditResult("selection_split", True, f"{detail}; {once}, after selection")
 
 
-def _terms(subject: Subject) -> AuditResult:
+def _terms(fit: FitResult, terms: Sequence[str]) -> AuditResult:
     """Declared loss terms are not zero throughout and do not run away."""
-    history = subject.fit.history
-    series = {term: [epoch[f"loss/{term}"] for epoch in history if f"loss/{term}" in epoch] for term in subject.terms}
+    series = {term: [epoch[f"loss/{term}"] for epoch in fit.history if f"loss/{term}" in epoch] for term in terms}
     dead = [term for term, values in series.items() if not any(abs(value) > 0 for value in values)]
     if dead:
         return AuditResult("loss_terms", False, f"declared but always zero: {', '.join(dead)}", "warning")
@@ -50,7 +63,7 @@ def _terms(subject: Subject) -> AuditResult:
             exploded.append(f"{term} ({values[0]:.3g} to {values[-1]:.3g})")
     if exploded:
         return AuditResult("loss_terms", False, f"runs away: {', '.join(exploded)}", "warning")
-    return AuditResult("loss_terms", True, f"alive: {', '.join(subject.terms)}")
+    return AuditResult("loss_terms", True, f"alive: {', '.join(terms)}")
 
 
 def _parameters(subject: Subject) -> AuditResult:
@@ -60,6 +73,8 @@ def _parameters(subject: Subject) -> AuditResult:
         return AuditResult(
             "parameters", False, f"tensors that want gradients but are no parameters: {examples(loose)}", "warning"
         )
+    if subject.fit.learned is None:
+        return AuditResult("parameters", True, "no tensor is out of the optimiser's reach; updates were not noted")
     sizes = {name: value.numel() for name, value in subject.method.named_parameters() if value.requires_grad}
     learned = set(subject.fit.learned)
     idle = [name for name in sizes if name not in learned]

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "compare": "test two methods or runs against each other on identical masks",
     "export": "bundle runs into one file that anyone can score again",
     "verify": "check such a bundle: every hash, every score",
+    "audit": "make the leak checks of a recorded run again, on data, weights and predictions",
     "ui": "open MLflow's pages on the recorded runs",
     "sync": "send runs that could not reach the tracking server",
     "doctor": "check the installation, data sets, encoders and tracking",

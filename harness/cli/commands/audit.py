@@ -1,0 +1,109 @@
+"""`harness audit`: the leak checks of a recorded run, made again."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from harness.cli.output import print_json, print_table
+from harness.cli.parsing import Parser, add_json_option
+from harness.cli.store import STORE_HELP, read_store
+from harness.errors import EXIT_AUDIT, EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.reaudit import Reaudit
+    from harness.record import AuditResult
+    from harness.tracking import StoredRun
+
+_EPILOG = """\
+Makes the checks of docs/leaks.md again: on the data set and the masks, on the method with the weights that the run
+stored, and on its predictions.  Nothing is trained.  Where data or weights are not here, the record is what is left.
+Exit code 4 when a check says leak.
+
+examples:
+  harness audit 3f2a9c1e
+  harness --plugin my_method.py audit 77b0d4aa --json
+  harness audit 3f2a9c1e tracking.uri=http://server:5000"""
+
+
+def parser(**options: Any) -> Parser:
+    """Arguments of the command."""
+    result = Parser(epilog=_EPILOG, **options)
+    result.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN | OPTION=VALUE",
+        help=f"run ids or MLflow ids, or their beginnings; {STORE_HELP}",
+    )
+    add_json_option(result)
+    return result
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Prints one table per run."""
+    wanted = [text for text in arguments.runs if "=" not in text]
+    if not wanted:
+        raise UsageError("name a run (harness report --json lists their ids).")
+    store = read_store([text for text in arguments.runs if "=" in text])
+
+    from harness.progress import say
+    from harness.reaudit import reaudit
+    from harness.tracking import load_runs
+
+    runs = load_runs(store.uri) if store.exists() else []
+    found = [reaudit(run, store.folders) for run in [_named(runs, text) for text in wanted]]
+    if arguments.json:
+        print_json([_as_dict(each) for each in found])
+    for each in found:
+        if not arguments.json:
+            _print(each)
+        for remark in each.remarks:
+            say(f"{each.record.run_id[:12]}: {remark}")
+        leaks = ", ".join(check.name for check in each.leaks)
+        say(f"{each.record.run_id[:12]}: {f'LEAK: {leaks}' if leaks else 'no leak found'}.")
+    return EXIT_AUDIT if any(each.leaks for each in found) else EXIT_OK
+
+
+def _named(runs: Sequence[StoredRun], text: str) -> StoredRun:
+    found = [run for run in runs if run.record.run_id.startswith(text.lower()) or run.mlflow_run_id.startswith(text)]
+    if len(found) != 1:
+        raise UsageError(f"{len(found)} recorded runs have an id that begins with {text!r}; name exactly one.")
+    if found[0].record.status != "finished":
+        raise UsageError(f"run {text} is {found[0].record.status}; only finished runs can be audited.")
+    return found[0]
+
+
+def _print(found: Reaudit) -> None:
+    record = found.record
+    print(f"{record.display_name} · {record.dataset['name']} · {record.protocol['name']} · {record.run_id[:12]}:")
+    rows: list[tuple[str, str, str, str]] = [(word(check), check.name, "now", check.detail) for check in found.again]
+    rows += [(word(check), check.name, "recorded", check.detail) for check in found.recorded]
+    order = {"LEAK": 0, "warning": 1, "note": 2, "ok": 3}
+    print_table(("result", "check", "seen", "detail"), sorted(rows, key=lambda row: order[row[0]]))
+
+
+def word(check: AuditResult) -> str:
+    """What a check says, in one word."""
+    if check.passed:
+        return "note" if check.severity == "note" else "ok"
+    return "LEAK" if check.severity == "leak" else check.severity
+
+
+def _as_dict(found: Reaudit) -> dict[str, Any]:
+    record = found.record
+    return {
+        "run_id": record.run_id,
+        "method": record.display_name,
+        "dataset": record.dataset["name"],
+        "protocol": record.protocol["name"],
+        "passed": not found.leaks,
+        "checks": [
+            asdict(check) | {"seen": seen}
+            for checks, seen in ((found.again, "now"), (found.recorded, "recorded"))
+            for check in checks
+        ],
+        "remarks": list(found.remarks),
+    }
