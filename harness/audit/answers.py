@@ -43,10 +43,15 @@ def above_bayes(predictions: Mapping[str, Predictions], best: Mapping[str, float
     for condition, part in predictions.items():
         right = part.logits.argmax(axis=1) == part.labels
         patterns = np.array(part.patterns())
-        for pattern in dict.fromkeys(patterns.tolist()):
+        where = f" under {condition}" if len(predictions) > 1 else ""
+        names = list(dict.fromkeys(patterns.tolist()))
+        for pattern in names:
             rows = patterns == pattern
-            name = f"{pattern} under {condition}" if len(predictions) > 1 else pattern
-            cells.append((name, int(right[rows].sum()), int(rows.sum()), best[pattern]))
+            cells.append((f"{pattern}{where}", int(right[rows].sum()), int(rows.sum()), best[pattern]))
+        if len(names) > 1:
+            # Of all sums of trials with this mean rate the binomial has the heaviest tail (Hoeffding 1956).
+            rate = float(np.mean([best[pattern] for pattern in patterns.tolist()]))
+            cells.append((f"all patterns{where}", int(right.sum()), len(right), rate))
     # P(X >= k) of a binomial with the Bayes accuracy as its rate.
     tails = [
         (float(bdtrc(hits - 1, count, rate)) if hits else 1.0, name, hits, count, rate)
@@ -54,7 +59,7 @@ def above_bayes(predictions: Mapping[str, Predictions], best: Mapping[str, float
     ]
     smallest, name, hits, count, rate = min(tails)
     detail = (
-        f"{len(cells)} patterns against the Bayes accuracy; closest: {name} {hits / count:.3f} of at most {rate:.3f} "
-        f"on {count} samples, p = {smallest:.2g} (one-sided binomial, level {LEVEL:g} over all patterns)"
+        f"{len(cells)} tests against the Bayes accuracy; closest: {name} {hits / count:.3f} of at most {rate:.3f} "
+        f"on {count} samples, p = {smallest:.2g} (one-sided binomial, level {LEVEL:g} over all tests)"
     )
     return AuditResult("known_answer", smallest >= LEVEL / len(cells), detail)

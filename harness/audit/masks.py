@@ -19,7 +19,7 @@ from harness.types import SPLITS, BoolArray, DataTable
 _DECLARED = re.compile(r"(?:^|[:,])(?P<what>[^:,]+?)_(?P<rate>[01](?:\.\d+)?)(?=$|[:,.])")
 _EVERY = ("both", "any", "shared")
 #: Two modalities that lose the same samples are no coincidence below this probability.
-_CHANCE = 1e-6
+_CHANCE = 1e-5
 
 
 def check_masks(table: DataTable, masks: MaskTable, protocol: Protocol) -> list[AuditResult]:

@@ -522,6 +522,19 @@ def test_accuracy_above_bayes_is_a_leak(data: TinyData, right: int, passes: bool
     assert "level 0.001" in result.detail
 
 
+def test_small_patterns_are_tested_together_too(data: TinyData) -> None:
+    table = replace(table_of(data), bayes_accuracy={("text",): 0.7, ("image",): 0.7})
+    part = answers(18, 18)["test"]
+    part.present[9:] = part.present[9:, ::-1]
+    # 0.7^9 = 0.04 in either pattern shows nothing; 0.7^18 = 0.002 does not yet either; three times as many do.
+    assert audited(data, table=table, predictions={"test": part})["known_answer"].passed
+    part = answers(54, 54)["test"]
+    part.present[27:] = part.present[27:, ::-1]
+    result = audited(data, table=table, predictions={"test": part})["known_answer"]
+    assert not result.passed
+    assert "closest: all patterns" in result.detail
+
+
 def test_known_answers_do_not_hold_where_the_pattern_tells_something(data: TinyData) -> None:
     table = replace(table_of(data), bayes_accuracy={("text",): 0.5})
     protocol = parse_protocol("mnar_text_by_label_0.5")
