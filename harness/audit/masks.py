@@ -16,7 +16,7 @@ from harness.record import AuditResult
 from harness.types import SPLITS, BoolArray, DataTable
 
 #: Parts of a protocol's name that say which modalities lose values: `text_0.7`, `both_0.5`, `test:any_0.3`.
-_DECLARED = re.compile(r"(?:^|[:,])(?P<what>[^:,]+?)_(?P<rate>[01](?:\.\d+)?)(?=$|[:,.])")
+_DECLARED = re.compile(r"(?:^|,)(?:(?:train|test):)?(?P<what>[^:,]+?)_(?P<rate>[01](?:\.\d+)?)(?=$|[:,.])")
 _EVERY = ("both", "any", "shared")
 #: Two modalities that lose the same samples are no coincidence below this probability.
 _CHANCE = 1e-5

@@ -82,7 +82,7 @@ def _print(found: Reaudit) -> None:
     rows: list[tuple[str, str, str, str]] = [(word(check), check.name, "now", check.detail) for check in found.again]
     rows += [(word(check), check.name, "recorded", check.detail) for check in found.recorded]
     order = {"LEAK": 0, "warning": 1, "note": 2, "ok": 3}
-    print_table(("result", "check", "seen", "detail"), sorted(rows, key=lambda row: order[row[0]]))
+    print_table(("result", "check", "seen", "detail"), sorted(rows, key=lambda row: order[str(row[0])]))
 
 
 def word(check: AuditResult) -> str:
