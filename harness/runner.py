@@ -544,7 +544,6 @@ def audit_subject(
         table=cell.table,
         protocol=cell.protocol,
         shown=cell.shown,
-        features=features,
         views=views,
         method=method,
         fit=fit,

@@ -34,7 +34,7 @@ def check_predictions(subject: Subject) -> list[AuditResult]:
     chosen = [view for view in tests if not view.present.all()] or [tests[0]]
     # Samples that miss something come first: a probe in which nothing is hidden shows nothing.
     probes = [view.subset(incomplete_first(view)[: probe_size(len(chosen))]) for view in chosen]
-    pairs = [poisoned(probe, subject.features) for probe in probes]
+    pairs = [poisoned(probe, probe.features) for probe in probes]
     plain = pairs[0][0]
     first = ask(subject, plain)
     return [
@@ -118,12 +118,12 @@ def _companions(subject: Subject, plain: ObservedDataset, first: FloatArray) -> 
 
 def _attention_masks(subject: Subject, probe: ObservedDataset, first: FloatArray) -> AuditResult:
     """Masks tell padding from tokens, and padding does not reach the logits."""
-    blind = [name for name in probe.modalities if _all_ones(subject.features[name])]
+    blind = [name for name in probe.modalities if _all_ones(probe.features[name])]
     if blind:
         return AuditResult(
             "attention_masks", False, f"mask is all ones, but sequences end in zeros: {', '.join(blind)}", "warning"
         )
-    arrays, count = _noisy_padding(probe, subject.features)
+    arrays, count = _noisy_padding(probe)
     if not count:
         return AuditResult("attention_masks", True, "no padding among the samples of the probe")
     gap = difference(ask(subject, probe.with_features(arrays)), first)
@@ -145,14 +145,12 @@ def _all_ones(array: FeatureArray) -> bool:
     return bool((~last).any()) and bool(last.any())
 
 
-def _noisy_padding(
-    view: ObservedDataset, features: Mapping[str, FeatureArray]
-) -> tuple[Mapping[str, FeatureArray], int]:
+def _noisy_padding(view: ObservedDataset) -> tuple[Mapping[str, FeatureArray], int]:
     """Features of a view whose observed padding is noise (other token ids, other pixels), and how many tokens it is."""
     draw = np.random.default_rng(0)
     arrays, count = {}, 0
     for column, name in enumerate(view.modalities):
-        array = arrays[name] = take(features[name], view.rows)
+        array = arrays[name] = take(view.features[name], view.rows)
         there = view.present[:, [column]]
         padding, real = there & ~array.mask, there & array.mask
         count += int(padding.sum())

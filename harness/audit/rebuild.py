@@ -73,7 +73,7 @@ def _probe(subject: Subject) -> _Probe:
     test = test.subset(np.arange(min(_FOREIGN, len(test))))
     # The arrays hold the training samples first, then those of other splits.
     rows = np.concatenate([train.rows, valid.rows, test.rows])
-    plain = {name: take(subject.features[name], rows) for name in train.modalities}
+    plain = {name: take(train.features[name], rows) for name in train.modalities}
     others = np.arange(len(train), len(rows))
     # Under complete supervision nothing is hidden from training.
     seen_by_training = train.present | (subject.supervision == "complete")
@@ -81,7 +81,7 @@ def _probe(subject: Subject) -> _Probe:
     hidden = {name: poison(array, unseen[name]) for name, array in plain.items()}
     foreign = {name: poison(array, others) for name, array in plain.items()}
     both = {name: poison(array, np.concatenate([unseen[name], others])) for name, array in plain.items()}
-    seen, blind = poisoned(valid, subject.features)
+    seen, blind = poisoned(valid, valid.features)
 
     def of(arrays: Mapping[str, FeatureArray], valid: ObservedDataset) -> Views:
         return Views(train.with_features(arrays), valid, views.tests)

@@ -58,7 +58,6 @@ class Subject:
         table: The data set.
         protocol: What hides values.
         shown: The mask table that the method was shown.
-        features: Per modality all values, hidden ones included.
         views: What the method was given.
         method: The trained method.
         fit: What training left.
@@ -75,7 +74,6 @@ class Subject:
     table: DataTable
     protocol: Protocol
     shown: MaskTable
-    features: Mapping[str, FeatureArray]
     views: Views
     method: Method
     fit: FitResult

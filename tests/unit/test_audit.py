@@ -57,7 +57,7 @@ class Honest(Method):
 
 def all_values(view: ObservedDataset) -> Tensor:
     """What no method should touch: the arrays behind a view, hidden values and other splits included."""
-    return torch.from_numpy(np.array(view._features["image"].pooled))
+    return torch.from_numpy(np.array(view.features["image"].pooled))
 
 
 class PeeksAtTest(Honest):
@@ -230,7 +230,6 @@ def audited(
         table=table_of(data),
         protocol=parse_protocol("complete"),
         shown=masks_of(data, tests),
-        features=data.features,
         views=audit.Views(data.train, data.valid, tests),
         method=method,
         fit=FitResult(),
@@ -352,7 +351,7 @@ class PositionBound(ObservedDataset):
 
     def batch(self, indices: Any) -> Batch:
         chosen = np.asarray(indices, dtype=np.int64)
-        return self._gather(chosen, np.roll(self.present, 1, axis=0))
+        return self._gather(chosen, np.roll(self.present, 1, axis=0), self.features)
 
 
 class NeverMasked(ObservedDataset):
@@ -360,7 +359,7 @@ class NeverMasked(ObservedDataset):
 
     def batch(self, indices: Any) -> Batch:
         chosen = np.asarray(indices, dtype=np.int64)
-        whole = self._gather(chosen, np.ones_like(self.present))
+        whole = self._gather(chosen, np.ones_like(self.present), self.features)
         return replace(whole, present=torch.from_numpy(self.present[chosen]))
 
 
