@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.compose import compose, to_dict
 from harness.config import RunConfig, canonical_json
 from harness.errors import DataError, HarnessError, UsageError
+from harness.files import Folders
 from harness.runner import Cell, Workspace, cell_features, resolve
-from harness.sweep import Plan, plan_cells, shared_workspace
+from harness.sweep import Plan, plan_cells
 
 
 @dataclass
@@ -66,13 +67,14 @@ def plan_grids(grids: Mapping[str, Sequence[str]]) -> Reproduction:
     """Resolves named grids; trains nothing.
 
     Args:
-        grids: Name -> overrides as of `harness run`, one or more names.
+        grids: Name -> overrides as of `harness run`, one name or more; all with one place for their files, and the
+            runs of each alike but for `train_seed`.
 
     Raises:
         UsageError: For what a user can mend in an override; it names the grid.
     """
     parts = [Part(name, _named(name, overrides), []) for name, overrides in grids.items()]
-    workspace = shared_workspace([config for part in parts for config in part.configs])
+    workspace = Workspace(Folders.resolve(parts[0].configs[0].paths))
     absent: dict[str, str] = {}
     for part in parts:
         for config in part.configs:
@@ -90,7 +92,12 @@ def plan_grids(grids: Mapping[str, Sequence[str]]) -> Reproduction:
 
 
 def _named(name: str, overrides: Sequence[str]) -> list[RunConfig]:
+    """Runs of one grid, each once."""
     try:
-        return compose(overrides)
+        configs = compose(overrides)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
+    # Their mean is one result: runs that differ in anything else are not repetitions of each other.
+    if any(replace(config, train_seed=configs[0].train_seed) != configs[0] for config in configs):
+        raise UsageError(f"{name}: its runs may differ in train_seed only; the options make a grid of something else.")
+    return list({config.train_seed: config for config in configs}.values())

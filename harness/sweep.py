@@ -144,7 +144,10 @@ def make_plan(overrides: Sequence[str], workspace: Workspace | None = None) -> P
     if everything:
         overrides, left_out = _name_all(overrides)
     configs = compose(overrides)
-    workspace = workspace or shared_workspace(configs)
+    places = [(config.paths, config.tracking) for config in configs]
+    if any(place != places[0] for place in places):
+        raise UsageError("a sweep has one place for its files and records; paths and tracking cannot be a grid.")
+    workspace = workspace or Workspace(Folders.resolve(configs[0].paths))
     cells: dict[str, Cell] = {}
     groups: dict[str, int] = {}
     refused: dict[str, UsageError] = {}
@@ -170,18 +173,6 @@ def make_plan(overrides: Sequence[str], workspace: Workspace | None = None) -> P
     plan = plan_cells(list(cells.values()), workspace)
     plan.left_out = list(dict.fromkeys(left_out))
     return plan
-
-
-def shared_workspace(configs: Sequence[RunConfig]) -> Workspace:
-    """The workspace of runs that all have the same place.
-
-    Raises:
-        UsageError: If they have not.
-    """
-    places = [(config.paths, config.tracking) for config in configs]
-    if any(place != places[0] for place in places):
-        raise UsageError("a sweep has one place for its files and records; paths and tracking cannot be a grid.")
-    return Workspace(Folders.resolve(configs[0].paths))
 
 
 def plan_cells(cells: Sequence[Cell], workspace: Workspace) -> Plan:

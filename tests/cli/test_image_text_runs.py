@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ class Place:
 
     @property
     def options(self) -> list[str]:
-        """What a run needs to know of this place; two epochs are enough to see that training works."""
+        """What a run needs to know of this place; one epoch is enough to see that training works."""
         return [
             f"paths.home={self.home}",
             f"backbone.weights={self.vilt}",
             "backbone.max_text_len=16",
             f"encoder_options.clip_vit_l14_336.weights={self.clip}",
-            "trainer.epochs=2",
+            "trainer.epochs=1",
             "trainer.batch_size=8",
             "device=cpu",
         ]
@@ -58,12 +59,12 @@ def records(place: Place) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in place.home.glob("runs/*/record.json")]
 
 
-def check(place: Place, dataset: str, protocols: tuple[str, ...]) -> None:
-    """One command for all methods and the protocols, as a user types it; then a look at every record."""
+def check(place: Place, dataset: str, protocols: Sequence[str], methods: Sequence[str] = METHODS) -> None:
+    """One command for the methods and protocols, as a user types it; then a look at every record."""
     code = main(
         [
             "run",
-            f"method={','.join(METHODS)}",
+            f"method={','.join(methods)}",
             f"dataset={dataset}",
             f"protocol={','.join(protocols)}",
             "preset=paper",
@@ -76,7 +77,7 @@ def check(place: Place, dataset: str, protocols: tuple[str, ...]) -> None:
     found = [record for record in records(place) if record["dataset"]["name"] == dataset]
     assert code == 0, [record["error"] for record in found if record["status"] != "finished"]
     cells = {(record["method"], record["protocol"]["name"]): record for record in found}
-    for method in METHODS:
+    for method in methods:
         for protocol in protocols:
             record = cells[method, protocol]
             assert (record["status"], record["preset"], record["backbone"]) == ("finished", "paper", "vilt_b32")
@@ -84,13 +85,13 @@ def check(place: Place, dataset: str, protocols: tuple[str, ...]) -> None:
             assert record["protocol"]["supervision"] == ("complete" if method in ("redeem", "ragpt") else "observed")
             metrics = record["results"][0]["metrics"]
             assert 0.0 <= metrics[DATASETS[dataset]] <= 1.0
-            assert record["cost"]["epochs"] == 2
+            assert record["cost"]["epochs"] == 1
             leaks = {audit["name"] for audit in record["audits"] if not audit["passed"] and audit["severity"] == "leak"}
             assert not [name for name in leaks if "interference" in name]
 
 
 def test_the_command_of_the_documentation(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    check(place, "hateful_memes", PROTOCOLS[:1])
+    check(place, "hateful_memes", PROTOCOLS[:1], METHODS[::2])
     assert "redeem" in capsys.readouterr().out
 
 

@@ -70,6 +70,11 @@ def test_the_list_of_presets(capsys: Capture) -> None:
     assert "method=ragpt" in rows[0]["overrides"]
 
 
+def test_a_seed_that_is_given_twice_is_one_run(capsys: Capture) -> None:
+    assert main(["reproduce", CELL, "train_seed=3,3,4", "--dry-run"]) == 0
+    assert "auroc 0.6702  2     0" in capsys.readouterr().out
+
+
 def test_own_options_replace_the_presets() -> None:
     preset = presets()[CELL]
     merged = merge(preset, ["train_seed=0", "method.k=3", "preset=official"])
@@ -88,7 +93,8 @@ def test_own_options_replace_the_presets() -> None:
         ([CELL, "method=map"], "method=map: the method is the preset's; choose cells by name"),
         ([CELL, "trainer.epoch=3"], f"{CELL}: unknown key 'trainer.epoch'"),
         ([CELL, "workers=0"], "sweep.workers=0 must be >= 1"),
-        ([CELL, "paths.home=a,b"], "a sweep has one place"),
+        ([CELL, "method.k=3,5"], "its runs may differ in train_seed only"),
+        ([CELL, "paths.home=a,b"], "its runs may differ in train_seed only"),
     ],
 )
 def test_one_line_for_what_is_wrong(arguments: list[str], message: str, capsys: Capture) -> None:
