@@ -107,7 +107,7 @@ def test_reproducing_takes_what_is_finished_and_compares_no_part_of_a_release(
     before = {record["run_id"] for record in records(place)}
     assert main(["reproduce", CELL, *options, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr()
-    assert "1 presets, 1 runs finished, 0 to run" in printed.err
+    assert "1 preset, 1 runs finished, 0 to run" in printed.err
     assert {record["run_id"] for record in records(place)} == before
     (line,) = json.loads((tmp_path / "out" / f"{CELL.replace('/', '-')}.json").read_text())["lines"]
     record = next(record for record in records(place) if record["run_id"] in line["run_ids"])
@@ -134,7 +134,7 @@ def test_a_whole_table_goes_on_where_it_stopped(
     assert main(command) == 3
     first = capsys.readouterr()
     assert "3 presets, " in first.err
-    assert "1 presets cannot run here" in first.err
+    assert "1 preset cannot run here" in first.err
     lines = {(line["dataset"], line["metric"]): line for line in written(tmp_path)}
     assert set(lines) == {
         ("hateful_memes", "auroc"),
@@ -169,7 +169,7 @@ def test_weights_that_are_not_here_are_named_and_a_failed_run_is_too(
     assert "are neither a local folder nor in the hub's cache" in written(tmp_path)[0]["reason"]
     capsys.readouterr()
     options = [text for text in place.options if not text.startswith("paths.home")]
-    assert main([*command, *options[:-1], "trainer.precision=fp16"]) == 1
+    assert main([*command, *options[:-1], "method.prompt_layer=99"]) == 1
     (line,) = written(tmp_path)
     assert line["verdict"] == "failed"
     assert line["reason"].startswith("1 of 1 runs failed: ")

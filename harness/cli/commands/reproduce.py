@@ -132,11 +132,15 @@ def _print_plan(chosen: Sequence[Preset], found: Reproduction) -> None:
         printed = ", ".join(f"{number.metric} {number.value:.4f}" for number in preset.numbers)
         rows.append([preset.name, preset.run["method"], printed, len(part.configs), done, _state(part.problem)])
     missing = sum(bool(part.problem) for part in found.parts)
-    without = f"; {missing} presets cannot run here" if missing else ""
-    print(f"{len(rows)} presets, {len(finished)} runs finished, {len(found.plan.todo)} to run{without}")
+    without = f"; {_count(missing)} cannot run here" if missing else ""
+    print(f"{_count(len(rows))}, {len(finished)} runs finished, {len(found.plan.todo)} to run{without}")
     print_table(["preset", "method", "published", "runs", "finished", "state"], rows)
     for problem, names in _problems(found).items():
-        print(f"\n{len(names)} presets cannot run, e.g. {names[0]}: {problem}")
+        print(f"\n{_count(len(names))} cannot run, e.g. {names[0]}: {problem}")
+
+
+def _count(number: int) -> str:
+    return f"{number} preset{'s' * (number != 1)}"
 
 
 def _state(problem: str) -> str:
