@@ -6,29 +6,28 @@ the same line.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
+import numpy as np
+
+from harness.record import RunRecord
 from harness.reports.published import UNKNOWN, Published, published
+from harness.reports.reproduction import expected_range, value_of, why_not
 from harness.reports.table import Beside, Row, Table, Verdict
 
-#: Half the width of a 95 % interval in standard deviations.
-_WIDTH = 1.959964
 #: So many names are listed in a line before it says how many more there are.
 _LISTED = 4
 
-#: `(row position, condition, metric) -> 95 % interval` of one of our scores, or None.
-Intervals = Callable[[int, str, str], tuple[float, float] | None]
-
 
 def compare_published(
-    table: Table, interval: Intervals, numbers: Sequence[Published] | None = None
+    table: Table, records: Callable[[int], Sequence[RunRecord]], numbers: Sequence[Published] | None = None
 ) -> tuple[list[Beside], list[str]]:
     """Sets published numbers beside the rows of a table.
 
     Args:
         table: Its rows are those that may be compared with papers; oracles and rows with changed options are not.
-        interval: Of our scores.
+        records: Finished records behind the row at a position of `Table.rows`.
         numbers: By default all that are known.
 
     Returns:
@@ -42,20 +41,42 @@ def compare_published(
         for position, row in enumerate(table.rows):
             if row.method != number.method or row.oracle or row.score is None:
                 continue
-            why = _refusal(table, row, number)
-            if why is not None:
-                reason, what = why
-                refused.setdefault((row.name, reason), []).append(what)
-                continue
-            ours = _metrics(row, number.condition)[number.metric]
-            span = interval(position, number.condition, number.metric)
-            low, high = span or (None, None)
-            verdict = _verdict(number, low, high)
-            found.append(
-                Beside(position, number.condition, number.metric, number, ours, low, high, len(row.seeds), verdict)
-            )
+            done = records(position)
+            why = _refusal(table, row, number) or next(((text, number.paper) for text in _reasons(number, done)), None)
+            if why is None:
+                found.append(_beside(position, number, done))
+            else:
+                refused.setdefault((row.name, why[0]), []).append(why[1])
     found.sort(key=lambda one: (one.row, one.condition, one.metric, one.published.paper, one.published.table))
     return found, [_line(*key, whats) for key, whats in refused.items()]
+
+
+def _reasons(number: Published, records: Sequence[RunRecord]) -> list[str]:
+    return [reason for reason in (why_not(number, record) for record in records) if reason]
+
+
+def _beside(position: int, number: Published, records: Sequence[RunRecord]) -> Beside:
+    values = [value for value in (value_of(number, record) for record in records) if value is not None]
+    ours, runs = float(np.mean(values)), _repetitions().get((number.paper, number.table), 1)
+    spread = low = high = None
+    verdict: Verdict = "one run has no spread"
+    if len(values) > 1:
+        spread = float(np.std(values, ddof=1))
+        low, high, _ = expected_range(ours, spread, len(values), runs, number.value)
+        verdict = "agrees"
+        if not low <= number.value <= high:
+            verdict = "ours is higher" if ours > number.value else "ours is lower"
+    return Beside(
+        position, number.condition, number.metric, number, runs, ours, spread, low, high, len(values), verdict
+    )
+
+
+@cache
+def _repetitions() -> Mapping[tuple[str, str], int]:
+    """Runs behind the numbers of a paper's table, where a preset of the table says so."""
+    from harness.reports.presets import presets
+
+    return {(number.paper, number.table): one.repetitions for one in presets().values() for number in one.numbers}
 
 
 def _metrics(row: Row, condition: str) -> dict[str, float]:
@@ -86,12 +107,3 @@ def _line(name: str, reason: str, whats: Sequence[str]) -> str:
     more = f" and {len(distinct) - _LISTED} more" if len(distinct) > _LISTED else ""
     count = f"{len(whats)} published numbers are" if len(whats) > 1 else "1 published number is"
     return f"{name}: {count} not compared, {reason}: {', '.join(distinct[:_LISTED])}{more}."
-
-
-def _verdict(number: Published, low: float | None, high: float | None) -> Verdict:
-    if low is None or high is None or not math.isfinite(low + high):
-        return "no interval"
-    margin = _WIDTH * (number.spread or 0.0)
-    if low > number.value + margin:
-        return "ours is higher"
-    return "ours is lower" if high < number.value - margin else "agrees"

@@ -159,16 +159,13 @@ def _published(table: Table, number: int) -> str:
     for one in table.published:
         row, spread = table.rows[one.row], one.published.spread
         stated = score_text(one.published.value) + (f" $\\pm$ {score_text(spread)}" if spread else "")
-        span = latex(
-            EMPTY if one.low is None or one.high is None else f"[{score_text(one.low)}, {score_text(one.high)}]"
-        )
+        ours = score_text(one.ours) + (f" $\\pm$ {score_text(one.spread)}" if one.spread is not None else "")
+        span = EMPTY if one.low is None or one.high is None else f"[{score_text(one.low)}, {score_text(one.high)}]"
         source = f"{one.published.paper}, {one.published.table} ({one.published.confidence})"
         cells = [row.name, " ".join(filter(None, (one.condition, one.metric)))]
-        lines.append(
-            " & ".join([*map(latex, cells), stated, score_text(one.ours), span, latex(one.verdict), latex(source)])
-            + " \\\\"
-        )
-    head = ["method & metric & published & ours & 95\\,\\% interval & verdict & source \\\\"]
+        last = [span, one.verdict, source]
+        lines.append(" & ".join([*map(latex, cells), stated, ours, *map(latex, last)]) + " \\\\")
+    head = ["method & metric & published & ours $\\pm$ SD & expected & verdict & source \\\\"]
     caption = f"Published beside ours: {latex(table.title)}."
     return _float(caption, f"published-{number}", "llrrrll", head, lines)
 

@@ -20,7 +20,7 @@ from harness.config import NOT_IDENTITY, digest_of
 from harness.errors import DataError, HarnessError
 from harness.predictions import split_conditions
 from harness.record import ConditionResult, RunRecord
-from harness.reports.beside import Intervals, compare_published
+from harness.reports.beside import compare_published
 from harness.reports.blocks import BlockTest, block_tests
 from harness.reports.overview import Overview, overviews
 from harness.reports.statistics import (
@@ -172,7 +172,9 @@ def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
     table = Table(key, higher, _pattern_order(rows, scored), counts, rows)
     _fill_conditions(table, groups)
     _compare_with_references(rows, _rank(table, groups), higher)
-    table.published, table.refused = compare_published(table, _intervals(table, groups))
+    table.published, table.refused = compare_published(
+        table, lambda position: [item.record for item in groups[position] if item.score(key.metric) is not None]
+    )
     return table
 
 
@@ -442,32 +444,6 @@ def _oracle_patterns(metric: Metric, tested: Sequence[tuple[Row, list[Prediction
                     for run in runs
                 ]
             )
-
-
-def _intervals(table: Table, groups: Sequence[Sequence[_Scored]]) -> Intervals:
-    """95 % intervals of any score of a row: those of the table where it has them, else from the predictions."""
-
-    def of(position: int, condition: str, name: str) -> tuple[float, float] | None:
-        row = table.rows[position]
-        if name == table.key.metric and condition in ("", table.key.condition):
-            return None if row.low is None or row.high is None else (row.low, row.high)
-        metric = registered_metric(name)
-        if metric is None:
-            return None
-        done = [item for item in groups[position] if item.score(table.key.metric) is not None]
-        how: Aggregate = "pool"
-        try:
-            shown = [item.predictions() for item in done]
-        except HarnessError:
-            return None  # A note of the table says so.
-        kinds = {result.condition: result.kind for result in done[0].record.results}
-        if kinds.get(condition) == "condition":
-            shown = [split_conditions(predictions)[condition] for predictions in shown]
-        elif kinds.get(condition) == "mean":
-            how = "mean"
-        return interval(bootstrap(metric, [shown], how=how)[:, 0])
-
-    return of
 
 
 def registered_metric(name: str) -> Metric | None:

@@ -44,8 +44,8 @@ GUIDE = (
     "Over floor is the difference to it, with its 95 % interval and p-value from the same paired draws, for this "
     "one comparison (not adjusted).",
     "Seconds are means over seeds; memory, bank sizes and parameters are maxima.",
-    "A published number agrees where our 95 % interval meets it, plus or minus 1.96 of its stated standard deviations; "
-    "numbers under another protocol, condition or metric are not compared.",
+    "A published number agrees where it lies in the range in which the mean of as many further runs of ours would fall "
+    "(Student's t over our seeds, 95 %); numbers under another protocol, condition or metric are not compared.",
 )
 
 

@@ -89,12 +89,12 @@ def _line(preset: Preset, number: Published, records: Sequence[RunRecord], plann
     done = [record for record in records if record.status == "finished"]
     failed = [record for record in records if record.status != "finished"]
     refusals = list(dict.fromkeys(filter(None, (why_not(number, record) for record in done))))
-    values = [value for record in done if (value := _value(number, record)) is not None]
+    values = [value for record in done if (value := value_of(number, record)) is not None]
     ours = math.fsum(values) / len(values) if values else None
     spread = low = high = p = None
     if ours is not None and len(values) > 1:
         spread = math.sqrt(math.fsum((value - ours) ** 2 for value in values) / (len(values) - 1))
-        low, high, p = _expect(ours, spread, len(values), preset.repetitions, number.value)
+        low, high, p = expected_range(ours, spread, len(values), preset.repetitions, number.value)
     verdict: Verdict = "not compared"
     same = False
     if problem and not done:
@@ -168,12 +168,15 @@ def _metrics(number: Published, record: RunRecord) -> Mapping[str, float] | None
     return next((result.metrics for result in record.results if result.condition == number.condition), None)
 
 
-def _value(number: Published, record: RunRecord) -> float | None:
+def value_of(number: Published, record: RunRecord) -> float | None:
+    """Our value for a published number; None where the run has none."""
     value = (_metrics(number, record) or {}).get(number.metric, math.nan)
     return value if math.isfinite(value) else None
 
 
-def _expect(mean: float, spread: float, runs: int, others: int, value: float) -> tuple[float, float, float | None]:
+def expected_range(
+    mean: float, spread: float, runs: int, others: int, value: float
+) -> tuple[float, float, float | None]:
     """95 % range of the mean of `others` further runs, and the two-sided p-value of `value` as such a mean."""
     from scipy.stats import t
 

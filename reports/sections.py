@@ -79,20 +79,21 @@ def published_section(table: Table) -> Section | None:
     rows = []
     for one in table.published:
         spread = f" ± {score_text(one.published.spread)}" if one.published.spread else ""
-        interval = EMPTY if one.low is None or one.high is None else f"[{score_text(one.low)}, {score_text(one.high)}]"
+        ours = score_text(one.ours) + (f" ± {score_text(one.spread)}" if one.spread is not None else "")
+        span = EMPTY if one.low is None or one.high is None else f"[{score_text(one.low)}, {score_text(one.high)}]"
         rows.append(
             [
                 table.rows[one.row].name,
                 " ".join(filter(None, (one.condition, one.metric))),
                 score_text(one.published.value) + spread,
-                score_text(one.ours),
-                interval,
+                ours,
                 str(one.seeds),
+                span,
                 one.verdict,
                 f"{one.published.paper}, {one.published.table} ({one.published.confidence}, {one.published.how_read})",
             ]
         )
-    headers = ["method", "metric", "published", "ours", "95 % interval", "seeds", "verdict", "source"]
+    headers = ["method", "metric", "published", "ours ± SD", "seeds", "expected", "verdict", "source"]
     return Section(f"Published beside ours · {table.title}", headers, rows, list(table.refused))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from harness.reports.published import Published
 from harness.reports.statistics import Difference
 
-Verdict = Literal["agrees", "ours is higher", "ours is lower", "no interval"]
+Verdict = Literal["agrees", "ours is higher", "ours is lower", "one run has no spread"]
 BadgeKind = Literal["reference", "audit", "failed", "seeds", "preset", "supervision", "undefined", "grid"]
 
 
@@ -73,19 +73,23 @@ class Beside:
         condition: Test condition, or score over all of them; empty where there is only one.
         metric: Metric.
         published: The number, a fraction, with where it was read.
+        repetitions: Runs behind it, as far as known, else 1.
         ours: Mean over our seeds.
-        low: Lower end of the 95 % interval of ours.
+        spread: Standard deviation over our seeds; None for a single one.
+        low: Lower end of the range in which the mean of `repetitions` further runs of ours would fall (Student's t,
+            95 %): both were tested on the same samples, so that only training differs.
         high: Upper end.
         seeds: Number of our seeds.
-        verdict: `agrees` where our 95 % interval meets the published value, plus or minus 1.96 of its stated standard
-            deviations; else on which side of it ours lies.
+        verdict: `agrees` where the published number lies in the range; else on which side of it ours lies.
     """
 
     row: int
     condition: str
     metric: str
     published: Published
+    repetitions: int
     ours: float
+    spread: float | None
     low: float | None
     high: float | None
     seeds: int

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
+from harness.record import RunRecord
 from harness.reports.beside import compare_published
 from harness.reports.leaderboard import Leaderboard
 from harness.reports.published import Published
 from harness.reports.table import Table
-from harness.testing.records import make_conditions_run, make_run
+from harness.testing.records import FakeRun, make_conditions_run, make_run
 
 
 def number(value: float = 0.8, **changed: Any) -> Published:
@@ -29,38 +30,57 @@ def number(value: float = 0.8, **changed: Any) -> Published:
     return Published(**(fields | changed), value=value)
 
 
-def table_of(**options: Any) -> Table:
-    (table,) = Leaderboard.build([make_run("redeem", 0.8, **options)]).tables
-    return table
+def board_of(*runs: FakeRun) -> tuple[Table, list[RunRecord]]:
+    (table,) = Leaderboard.build(runs).tables
+    return table, [run.record for run in runs]
 
 
-def refusals(table: Table, *numbers: Published) -> list[str]:
-    found, refused = compare_published(table, lambda *_: None, numbers)
+def refusals(*numbers: Published, **options: Any) -> list[str]:
+    table, records = board_of(make_run("redeem", 0.8, **options))
+    found, refused = compare_published(table, lambda _: records, numbers)
     assert found == []
     return refused
 
 
 @pytest.mark.parametrize(
-    ("published", "verdict"),
-    [
-        (number(0.81), "agrees"),
-        (number(0.70), "ours is higher"),
-        (number(0.95), "ours is lower"),
-        (number(0.70, spread=0.05), "agrees"),
-        (number(0.60, spread=0.05), "ours is higher"),
-    ],
+    ("value", "verdict"), [(0.81, "agrees"), (0.70, "ours is higher"), (0.95, "ours is lower"), (0.764, "agrees")]
 )
-def test_a_verdict_follows_from_both_spreads(published: Published, verdict: str) -> None:
-    ((beside,), refused) = compare_published(table_of(), lambda *_: (0.75, 0.85), [published])
+def test_a_verdict_follows_from_our_seeds(value: float, verdict: str) -> None:
+    table, records = board_of(*(make_run("redeem", 0.79 + 0.01 * seed, train_seed=seed) for seed in range(3)))
+    ((beside,), refused) = compare_published(table, lambda _: records, [number(value)])
     assert refused == []
-    assert (beside.published, beside.verdict) == (published, verdict)
-    assert (beside.ours, beside.low, beside.high, beside.seeds) == (pytest.approx(0.8), 0.75, 0.85, 1)
+    assert (beside.published.value, beside.verdict, beside.seeds, beside.repetitions) == (value, verdict, 3, 1)
+    assert (beside.ours, beside.spread) == (pytest.approx(0.8), pytest.approx(0.01))
+    # One further run: t with two degrees of freedom, 0.01 sqrt(1 + 1/3).
+    assert (beside.low, beside.high) == (pytest.approx(0.7503, abs=1e-4), pytest.approx(0.8497, abs=1e-4))
+
+
+def test_as_many_runs_as_the_paper_made() -> None:
+    table, records = board_of(*(make_run("redeem", 0.79 + 0.01 * seed, train_seed=seed) for seed in range(3)))
+    printed = number(0.8, paper="REDEEM (KDD 2025)", table="Table 1")
+    ((beside,), _) = compare_published(table, lambda _: records, [printed])
+    assert beside.repetitions == 5
+    assert beside.high == pytest.approx(0.8 + 4.3027 * 0.01 * (1 / 5 + 1 / 3) ** 0.5, abs=1e-4)
+
+
+def test_one_run_has_no_verdict() -> None:
+    table, records = board_of(make_run("redeem", 0.8))
+    ((beside,), _) = compare_published(table, lambda _: records, [number(0.8)])
+    assert (beside.low, beside.high, beside.verdict) == (None, None, "one run has no spread")
+
+
+def test_a_part_of_the_release_is_refused() -> None:
+    run = make_run("redeem", 0.8)
+    run.record.dataset["version"] = "1-subset"
+    table, records = board_of(run)
+    assert compare_published(table, lambda _: records, [number()])[0] == []
+    assert "not the whole release" in compare_published(table, lambda _: records, [number()])[1][0]
 
 
 def test_f1_micro_is_not_f1_macro() -> None:
-    table = table_of()
+    table, records = board_of(make_run("redeem", 0.8))
     table.rows[0].metrics = {"f1_macro": 0.5}
-    (line,) = refusals(table, number(metric="f1_micro"))
+    (line,) = compare_published(table, lambda _: records, [number(metric="f1_micro")])[1]
     assert (
         line
         == "redeem: 1 published number is not compared, published with another metric than ours (f1_macro): f1_micro."
@@ -69,7 +89,7 @@ def test_f1_micro_is_not_f1_macro() -> None:
 
 def test_other_protocols_are_counted_not_compared() -> None:
     others = [number(protocol=f"text_0.{rate}") for rate in range(1, 7)]
-    (line,) = refusals(table_of(), *others)
+    (line,) = refusals(*others)
     assert "6 published numbers are not compared, published under another protocol than both_0.7" in line
     assert line.endswith("text_0.1, text_0.2, text_0.3, text_0.4 and 2 more.")
 
@@ -83,43 +103,50 @@ def test_other_protocols_are_counted_not_compared() -> None:
     ],
 )
 def test_what_else_differs_is_said(published: Published, says: str) -> None:
-    (line,) = refusals(table_of(), published)
+    (line,) = refusals(published)
     assert says in line
 
 
 def test_changed_options_are_not_the_published_method() -> None:
-    (line,) = refusals(table_of(changed=["depth=3"]), number())
+    (line,) = refusals(number(), changed=["depth=3"])
     assert "run as, another variant" in line
 
 
 def test_other_methods_and_data_sets_are_nobodys_business() -> None:
-    assert refusals(table_of(), number(method="map"), number(dataset="mmimdb")) == []
-    assert refusals(table_of(oracle=True), number()) == []
+    assert refusals(number(method="map"), number(dataset="mmimdb")) == []
+    assert refusals(number(), oracle=True) == []
 
 
 def test_conditions_are_compared_one_by_one() -> None:
-    run = make_conditions_run("redeem", {"text": 0.8, "image": 0.6}, protocol="patterns")
-    (table,) = Leaderboard.build([run]).tables
+    runs = [
+        make_conditions_run("redeem", {"text": 0.8, "image": 0.6 + seed / 100}, protocol="patterns", train_seed=seed)
+        for seed in range(2)
+    ]
+    table, records = board_of(*runs)
     numbers = [number(0.6, protocol="patterns", condition="image"), number(0.7, protocol="patterns")]
-    (beside,), (line,) = compare_published(table, lambda *_: (0.5, 0.7), numbers)
-    assert (beside.condition, beside.ours, beside.verdict) == ("image", pytest.approx(0.6), "agrees")
+    (beside,), (line,) = compare_published(table, lambda _: records, numbers)
+    assert (beside.condition, beside.ours, beside.verdict) == ("image", pytest.approx(0.605), "agrees")
     assert "without saying which condition, ours is pooled" in line
 
 
-def test_the_leaderboard_finds_them_with_intervals_of_any_metric() -> None:
-    published = "train:complete,test:patterns_proper"
+def test_the_leaderboard_finds_them() -> None:
+    protocol = "train:complete,test:patterns_proper"
     runs = [
         make_conditions_run(
-            "mmin", {"audio": 0.6, "text": 0.7}, protocol=published, dataset="iemocap", supervision="complete"
+            "mmin",
+            {"audio": 0.59 + seed / 100, "text": 0.9 + seed / 100},
+            protocol=protocol,
+            dataset="iemocap",
+            supervision="complete",
+            train_seed=seed,
         )
+        for seed in range(3)
     ]
-    for result in runs[0].record.results:
-        result.metrics["uar"] = 0.6
+    for run in runs:
+        for result in run.record.results:
+            result.metrics["uar"] = result.metrics["accuracy"]
     (table,) = Leaderboard.build(runs).tables
-    assert {(one.condition, one.metric) for one in table.published} >= {("audio", "uar"), ("text", "uar")}
-    for one in table.published:
-        assert one.low is not None
-        assert one.high is not None
-        assert 0.4 < one.low < one.high < 0.85
-        assert one.published.dataset == "iemocap"
-    assert any("with another metric than ours" in line or "under a condition" in line for line in table.refused)
+    verdicts = {(one.condition, one.published.value): one.verdict for one in table.published if one.metric == "uar"}
+    assert verdicts["audio", 0.59] == "agrees"
+    assert verdicts["text", 0.6802] == "ours is higher"
+    assert any("under a condition that was not run: video" in line for line in table.refused)

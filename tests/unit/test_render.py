@@ -346,16 +346,17 @@ def test_a_server_is_linked() -> None:
 
 
 def test_published_numbers_stand_below_their_table() -> None:
-    run = make_run("mmin", 0.6, dataset="mmimdb", protocol="text_0.7")
-    run.record.method = "redeem"
-    run.record.results[0].metrics |= {"f1_micro": 0.55}
-    board = Leaderboard.build([run])
+    runs = [make_run("redeem", 0.6, dataset="mmimdb", protocol="text_0.7", train_seed=seed) for seed in range(2)]
+    for seed, run in enumerate(runs):
+        run.record.results[0].metrics |= {"f1_micro": 0.54 + seed / 50}
+    board = Leaderboard.build(runs)
     for text in (to_terminal(board), to_markdown(board)):
         assert "Published beside ours" in text
         assert "0.5994" in text
         assert "REDEEM (KDD 2025), Table 1" in text.replace("\\", "")
         assert "published with another metric than ours (accuracy, f1" in text.replace("\\", "")
-    assert "0.5994 & 0.5500" in to_latex(board)
+        assert "0.5500 ± 0.0141" in text
+    assert "0.5994 & 0.5500 $\\pm$ 0.0141" in to_latex(board)
 
 
 LATEX_PAGE = (
