@@ -17,11 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.reports.blocks import BlockTest
 from harness.reports.details import Details, Inspected, Show, condition_bands, curve_step, inspect
 from harness.reports.leaderboard import Leaderboard, RunLike
+from harness.reports.overview import Overview, OverviewCell
 from harness.reports.render import GUIDE, Column, best_rows, columns, notes
-from harness.reports.sections import score_text
-from harness.reports.statistics import Difference
+from harness.reports.sections import EMPTY, score_text
+from harness.reports.statistics import LEVEL, Difference
 from harness.reports.table import Row, Table
 
 _HERE = Path(__file__).parent
@@ -79,9 +81,25 @@ def to_html(board: Leaderboard, runs: Sequence[Inspected] = (), show: Show | Non
     )
     views = [_view(number, table) for number, table in enumerate(board.tables, start=1)]
     by_id = {run.record.run_id: run for run in runs}
-    data = {"tables": [_table_data(view, by_id, show) for view in views]}
+    data = {
+        "tables": [_table_data(view, by_id, show) for view in views],
+        "tests": [
+            {
+                "methods": test.methods,
+                "ranks": test.mean_ranks,
+                "groups": test.groups,
+                "critical": test.critical_difference,
+                "blocks": len(test.blocks),
+            }
+            for test in board.block_tests
+        ],
+    }
     return environment.get_template("report.html.j2").render(
         views=views,
+        overviews=board.overviews,
+        tests=board.block_tests,
+        depth=_depth,
+        wins=_wins,
         facts=_facts(board, runs),
         facets=_facets(board),
         sources=_sources(runs),
@@ -117,16 +135,16 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def sort_value(column: Column, row: Row) -> str:
-    """What a column is sorted by where the shown text does not do; empty where it does, or where there is nothing."""
+def sort_value(column: Column, row: Row) -> str | None:
+    """What a column is sorted by: empty where there is no value, None where the shown text does."""
     value = column.value(row)
     if isinstance(value, tuple):
         value = value[0]
     if isinstance(value, Difference):
         value = value.value
-    if not isinstance(value, (int, float)) or column.text in (score_text, str):
-        return ""
-    return f"{value:.6g}"
+    if value is None:
+        return None if column.cell(row) == EMPTY else ""
+    return None if not isinstance(value, (int, float)) or column.text in (score_text, str) else f"{value:.6g}"
 
 
 def _kind(row: Row) -> str:
@@ -187,6 +205,28 @@ def _sources(runs: Sequence[RunLike]) -> list[dict[str, Any]]:
         ),
         key=lambda source: (source["name"], source["fingerprint"]),
     )
+
+
+def _depth(overview: Overview, place: int, cell: OverviewCell) -> int:
+    """Shade of a cell in percent: 0 for the worst score of its column, 100 for the best."""
+    found = [row.cells[place] for row in overview.rows]
+    values = [other.score for other in found if other is not None and other.score is not None]
+    span = max(values) - min(values)
+    if cell.score is None or not span:
+        return 50
+    share = (cell.score - min(values)) / span
+    return round(100 * (share if overview.columns[place].higher_is_better else 1.0 - share))
+
+
+def _wins(test: BlockTest) -> Iterator[tuple[str, list[tuple[str, bool] | None]]]:
+    """Row by row `wins / ties / losses` against each other method, and whether the difference is significant."""
+    cells: dict[tuple[int, int], tuple[str, bool]] = {}
+    for duel in test.duels:
+        real = duel.p_holm < LEVEL
+        cells[duel.first, duel.second] = f"{duel.wins} / {duel.ties} / {duel.losses}", real
+        cells[duel.second, duel.first] = f"{duel.losses} / {duel.ties} / {duel.wins}", real
+    for row, name in enumerate(test.methods):
+        yield name, [cells.get((row, column)) for column in range(len(test.methods))]
 
 
 @dataclass

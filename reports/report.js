@@ -35,8 +35,8 @@
   const original = new Map();
   function key(row, column) {
     const cell = row.cells[column];
-    const text = column === nameColumn(row) ? cell.querySelector(".toggle").textContent : cell.dataset.v || cell.textContent;
-    return text === "–" ? null : text;
+    const text = column === nameColumn(row) ? cell.querySelector(".toggle").textContent : cell.dataset.v ?? cell.textContent;
+    return text === "–" || text === "" ? null : text;
   }
   const nameColumn = (row) => Array.from(row.cells).findIndex((cell) => cell.classList.contains("name"));
   function sort(head) {
@@ -342,6 +342,28 @@
     boards.forEach((section) => observer.observe(section));
   }
 
+  // ---- critical-difference diagram: mean ranks, best to the left; bars join what cannot be told apart ----
+  function rankDiagram(test) {
+    const count = test.methods.length, half = Math.ceil(count / 2), first = 1, last = Math.max(2, Math.ceil(Math.max(...test.ranks)));
+    const left = 250, right = 250, width = 1000, line = 19, axis = 64, start = axis + 12 + 9 * test.groups.length;
+    const x = (rank) => left + ((width - left - right) * (rank - first)) / (last - first);
+    const svg = picture(width, start + line * half + 8, "Mean ranks over " + test.blocks + " blocks: " + test.methods.map((name, index) => name + " " + test.ranks[index].toFixed(2)).join(", "));
+    const ink = { stroke: "var(--fg)", fill: "none" };
+    const edge = Math.min(last, first + test.critical);
+    svg.append(draw("path", Object.assign({ d: "M" + x(first) + " 14v8m0 -4H" + x(edge) + "m0 -4v8" }, ink)), draw("text", { x: x(edge) + 8, y: 22 }, "critical difference " + test.critical.toFixed(2)));
+    svg.append(draw("path", Object.assign({ d: "M" + x(first) + " " + axis + "H" + x(last) }, ink)));
+    for (let rank = first; rank <= last; rank++) svg.append(draw("path", Object.assign({ d: "M" + x(rank) + " " + axis + "v-6" }, ink)), draw("text", { class: "soft", x: x(rank), y: axis - 10, "text-anchor": "middle" }, rank));
+    test.methods.forEach((name, index) => {
+      const before = index < half, y = start + line * (before ? index : count - 1 - index) + 6, end = before ? left - 20 : width - right + 20;
+      const text = cut(name, 26) + " (" + test.ranks[index].toFixed(2) + ")";
+      const label = draw("text", { x: end + (before ? -6 : 6), y: y + 4, "text-anchor": before ? "end" : "start" }, text);
+      label.append(draw("title", {}, name));
+      svg.append(draw("path", { d: "M" + x(test.ranks[index]).toFixed(1) + " " + axis + "V" + y + "H" + end, stroke: "var(--strong-line)", fill: "none" }), label);
+    });
+    test.groups.forEach(([best, worst], index) => svg.append(draw("path", { d: "M" + (x(test.ranks[best]) - 4).toFixed(1) + " " + (axis + 8 + 9 * index) + "H" + (x(test.ranks[worst]) + 4).toFixed(1), stroke: "var(--method)", "stroke-width": 4, fill: "none" })));
+    return svg;
+  }
+
   // ---- details of a row ----
   function pairs(title, entries, text) {
     const rows = Object.entries(entries);
@@ -497,6 +519,7 @@
   theme(stored in THEMES ? stored : "", false);
   filter();
   load().then(() => {
+    document.querySelectorAll("section.ranks").forEach((section) => section.querySelector(".diagram").append(rankDiagram(data.tests[section.dataset.test])));
     watch();
     openAddressed();
     document.body.classList.add("ready");

@@ -95,6 +95,7 @@ def test_version_and_nothing_typed(capsys: Capture) -> None:
         (["report", "metod=redeem"], "unknown filter 'metod'. Did you mean 'method'"),
         (["report", "method"], "write FILTER=VALUE"),
         (["report", "--format", "html"], "add --out DIR"),
+        (["report", "--samples"], "add --out DIR"),
         (["ui", "--port", "0"], "--port 0"),
         (["ui", "--port", "many"], "invalid int value"),
         (["sync", "tracking.url=x"], "Did you mean tracking.uri?"),

@@ -33,6 +33,7 @@ examples:
   harness report
   harness report dataset=openmoji protocol=both_0.7 method=redeem,zero_fill
   harness report --out report --format html,md,csv
+  harness report --out report --samples dataset=openmoji
   harness report tracking.uri=https://mlflow.example.org --json
 
 Filters, each with one value or a comma list: {filters}.
@@ -45,7 +46,7 @@ def parser(**options: Any) -> Parser:
     result.add_argument("filters", nargs="*", metavar="FILTER=VALUE", help="which runs; also paths.home, tracking.uri")
     result.add_argument("--out", metavar="DIR", type=Path, help="write report files to DIR")
     result.add_argument(
-        "--format", metavar="LIST", default="", help="files to write, e.g. html,md,csv,parquet,json,tex"
+        "--format", metavar="LIST", default="", help="files, e.g. html,md,csv,parquet,json,tex,svg,pdf,png"
     )
     add_json_option(result)
     return result
@@ -55,6 +56,8 @@ def execute(arguments: argparse.Namespace) -> int:
     """Prints the comparison table, and writes files with `--out`."""
     if arguments.format and arguments.out is None:
         raise UsageError("--format says which files to write; add --out DIR.")
+    if arguments.samples and arguments.out is None:
+        raise UsageError("--samples is for the HTML page; add --out DIR.")
     overrides = [text for text in arguments.filters if text.startswith(("paths.", "tracking."))]
     filters = read_filters([text for text in arguments.filters if text not in overrides])
     store = read_store(overrides)
@@ -68,7 +71,12 @@ def execute(arguments: argparse.Namespace) -> int:
     names = formats([name.strip() for name in arguments.format.split(",") if name.strip()])
     runs = load_runs(store.uri, filters=filters) if store.exists() else []
     if arguments.out is not None:
-        board, files = build_report(runs, arguments.out, names)
+        show = None
+        if arguments.samples:
+            from harness.cli.samples import sample_finder
+
+            show = sample_finder([run.record for run in runs], store.folders)
+        board, files = build_report(runs, arguments.out, names, show)
         for file in files:
             say(f"wrote {file}")
     else:
