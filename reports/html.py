@@ -22,8 +22,8 @@ from harness.reports.details import Details, Inspected, Show, condition_bands, c
 from harness.reports.leaderboard import Leaderboard, RunLike
 from harness.reports.overview import Overview, OverviewCell
 from harness.reports.render import GUIDE, Column, best_rows, columns, notes
-from harness.reports.sections import EMPTY, score_text
-from harness.reports.statistics import LEVEL, Difference
+from harness.reports.sections import EMPTY, Section, duels_section, published_section, score_text, wins_section
+from harness.reports.statistics import Difference
 from harness.reports.table import Row, Table
 
 _HERE = Path(__file__).parent
@@ -41,6 +41,7 @@ class TableView:
         columns: Without the column of remarks, which stand below the name.
         best: Column key -> positions of the best rows.
         notes: Below the table.
+        published: Published numbers beside the rows.
         first_runs: Per row the beginning of its first run's id, its anchor.
     """
 
@@ -49,6 +50,7 @@ class TableView:
     columns: list[Column]
     best: dict[str, set[int]]
     notes: list[str]
+    published: Section | None
     first_runs: list[str]
 
     @property
@@ -99,7 +101,7 @@ def to_html(board: Leaderboard, runs: Sequence[Inspected] = (), show: Show | Non
         overviews=board.overviews,
         tests=board.block_tests,
         depth=_depth,
-        wins=_wins,
+        pairs=_pairs,
         facts=_facts(board, runs),
         facets=_facets(board),
         sources=_sources(runs),
@@ -162,6 +164,7 @@ def _view(number: int, table: Table) -> TableView:
         shown,
         {column.key: best_rows(table, column) for column in shown},
         notes(table),
+        published_section(table),
         [str(row.runs[0]["run_id"])[:12] if row.runs else "" for row in table.rows],
     )
 
@@ -218,15 +221,9 @@ def _depth(overview: Overview, place: int, cell: OverviewCell) -> int:
     return round(100 * (share if overview.columns[place].higher_is_better else 1.0 - share))
 
 
-def _wins(test: BlockTest) -> Iterator[tuple[str, list[tuple[str, bool] | None]]]:
-    """Row by row `wins / ties / losses` against each other method, and whether the difference is significant."""
-    cells: dict[tuple[int, int], tuple[str, bool]] = {}
-    for duel in test.duels:
-        real = duel.p_holm < LEVEL
-        cells[duel.first, duel.second] = f"{duel.wins} / {duel.ties} / {duel.losses}", real
-        cells[duel.second, duel.first] = f"{duel.losses} / {duel.ties} / {duel.wins}", real
-    for row, name in enumerate(test.methods):
-        yield name, [cells.get((row, column)) for column in range(len(test.methods))]
+def _pairs(test: BlockTest) -> list[Section]:
+    """Every two methods over the blocks."""
+    return [wins_section(test), duels_section(test)]
 
 
 @dataclass

@@ -50,8 +50,9 @@ def sample_finder(records: Sequence[RunRecord], folders: Folders) -> Show:
 def _load(name: str, options: Mapping[str, Any], folders: Folders) -> DataTable:
     config_class = registry.datasets.get(name)
     known = {field.name for field in fields(config_class) if field.init}
-    config = config_class(**{key: value for key, value in options.items() if key in known and key != "name"})
-    return config.load(folders.data, folders.cache)
+    config: Any = config_class(**{key: value for key, value in options.items() if key in known and key != "name"})
+    table: DataTable = config.load(folders.data, folders.cache)
+    return table
 
 
 def _picture(table: DataTable, row: int) -> Picture:
