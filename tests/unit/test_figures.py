@@ -135,10 +135,10 @@ def test_nothing_to_draw() -> None:
 
 def test_a_report_has_a_folder_of_figures(runs: list[Inspected], tmp_path: Path) -> None:
     some = [run.run for run in runs[:2]]
-    paths = build_report(some, tmp_path / "out", ["csv", "svg"])
+    _, paths = build_report(some, tmp_path / "out", ["csv", "svg"])
     assert paths[0] == tmp_path / "out" / "report.csv"
     assert {path.parent.name for path in paths[1:]} == {"figures"}
-    assert not any("figures" in str(path) for path in build_report(some, tmp_path / "two", ["csv"]))
+    assert not any("figures" in str(path) for path in build_report(some, tmp_path / "two", ["csv"])[1])
 
 
 points = st.lists(st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), min_size=1, max_size=12)
