@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ LEVEL = 0.05
 #: Two-sided level 0.05 and power 0.8 in standard errors, over the width of a 95 % interval in standard errors.
 _DETECTABLE = (1.959964 + 0.841621) / (2 * 1.959964)
 _CHUNK = 500
+#: Chunks of one bootstrap, and the most counts that are kept of them (64 MB) for the next table.
+_CHUNKS = DRAWS // _CHUNK
+_KEPT = 32_000_000
 #: Draws beyond zero that are enough to be counted.
 _COUNTABLE = 10
 #: Numbers of prepared runs held at once (samples x columns), 128 MB of float64.
@@ -112,23 +116,39 @@ def bootstrap(
         DataError: If the predictions are not about the same samples.
     """
     same_samples([run for row in rows for run in row])
-    rng = np.random.default_rng(seed)
     draws = draws or (DRAWS if isinstance(metric, Score) else PLAIN_DRAWS)
     layout = Layout.of(rows[0][0], how)
     count = layout.samples
     result = np.empty((draws, len(rows)))
     starts = range(0, draws, _CHUNK)
     scorers = _scorers(metric, layout, rows)
+    # Of its own, so that the draws of samples do not depend on the number of rows.
+    rng = np.random.default_rng([seed, 1])
     ends = np.cumsum([len(row) for row in rows])[:-1]
     for start in track(starts, "bootstrap"):
         size = min(_CHUNK, draws - start)
-        weights = draw_counts(rng.integers(count, size=(size, count)))
+        weights = _weights(count, start, size, seed)
         scores = np.hstack([scorer(weights) for scorer in scorers])
         for column, own in enumerate(np.split(scores, ends, axis=1)):
             seeds = own.shape[1]
             chosen = rng.integers(seeds, size=(size, max(1, seeds - 1)))
             result[start : start + size, column] = np.take_along_axis(own, chosen, axis=1).mean(axis=1)
     return result
+
+
+def _weights(count: int, start: int, size: int, seed: int) -> Floats:
+    """How often each of `count` samples is drawn, `[size, count]`; tables of one data set share them."""
+    if size * count > _KEPT // _CHUNKS:
+        return _counted(count, start, size, seed).astype(np.float64)
+    return _kept(count, start, size, seed).astype(np.float64)
+
+
+def _counted(count: int, start: int, size: int, seed: int) -> npt.NDArray[np.uint16]:
+    rng = np.random.default_rng([seed, 0, start])
+    return draw_counts(rng.integers(count, size=(size, count))).astype(np.uint16)
+
+
+_kept = lru_cache(maxsize=_CHUNKS)(_counted)
 
 
 def _scorers(metric: Metric, layout: Layout, rows: Sequence[Sequence[Predictions]]) -> list[Callable[[Floats], Floats]]:
