@@ -462,24 +462,39 @@ def parse_identity(text: str) -> Change:
 
 @dataclass(frozen=True)
 class _Spread:
-    """Rows of a block under the row numbers of the whole data set, all with the same number of tokens."""
+    """A block of some samples over an array of all of them, addressed by the rows of the data set like any array."""
 
     block: Any
     position: IntArray
-    shape: tuple[int, ...]
+    whole: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the data set's array."""
+        return tuple(self.whole.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the values."""
-        own: np.dtype[Any] = self.block.dtype
+        own: np.dtype[Any] = self.whole.dtype
         return own
+
+    def __len__(self) -> int:
+        return len(self.position)
 
     def __getitem__(self, rows: Any) -> Any:
         position = self.position[rows]
-        if (position < 0).any():
-            raise IndexError("changed values of samples that are not in this part of the mask table were asked for")
-        found = np.asarray(self.block[position])
-        if found.ndim < 2 or found.shape[1] == self.shape[1]:
+        own = position >= 0
+        found = self._fitted(np.asarray(self.block[position[own]]))
+        if np.ndim(own) and own.all():
+            return found
+        result = np.array(self.whole[rows])
+        result[own] = found
+        return result
+
+    def _fitted(self, found: Any) -> Any:
+        """Tokens padded with zeros, or cut, to the length of the data set's."""
+        if found.ndim < 2 or found.shape[1:] == self.shape[1:]:
             return found
         result = np.zeros((len(found), *self.shape[1:]), dtype=found.dtype)
         length = min(found.shape[1], self.shape[1])
@@ -487,25 +502,25 @@ class _Spread:
         return result
 
 
-def spread(block: FeatureArray, rows: IntArray, like: FeatureArray) -> FeatureArray:
-    """Features of some samples, addressed by their rows in the data set and as long as `like`.
+def spread(block: FeatureArray, rows: IntArray, whole: FeatureArray) -> FeatureArray:
+    """Features of the whole data set in which those of some samples are others.
 
     Longer values are cut to the length of the longest value as the data came: a method was built for that many tokens.
 
     Args:
         block: Features of the n samples.
-        rows: `[n]` their rows in the data set; no other row may be asked for.
-        like: Features of the whole data set.
+        rows: `[n]` their rows in the data set.
+        whole: Features of the whole data set, which the others keep.
     """
-    position = np.full(len(like.tokens), -1, dtype=np.int64)
+    position = np.full(len(whole.digest), -1, dtype=np.int64)
     position[rows] = np.arange(len(rows))
 
-    def part(own: Any, whole: Any) -> Any:
-        return _Spread(own, position, tuple(whole.shape))
+    def part(own: Any, all_of_them: Any) -> Any:
+        return _Spread(own, position, all_of_them)
 
     return FeatureArray(
-        part(block.tokens, like.tokens),
-        part(block.mask, like.mask),
-        part(block.pooled, like.pooled),
-        part(block.digest, like.digest),
+        part(block.tokens, whole.tokens),
+        part(block.mask, whole.mask),
+        part(block.pooled, whole.pooled),
+        part(block.digest, whole.digest),
     )

@@ -323,20 +323,27 @@ def array(tokens: Any) -> FeatureArray:
 
 
 def test_spread_pads_and_cuts_to_the_length_of_the_data() -> None:
-    whole = array(np.zeros((5, 3, 2)))
+    whole = array(-np.ones((5, 3, 2)))
     for length in (1, 3, 4):
         block = array(np.arange(2 * length * 2).reshape(2, length, 2) + 1)
         found = spread(block, np.array([3, 1]), whole)
         assert found.spec == whole.spec
+        assert len(found.tokens) == 5
         rows = np.array([1, 3, 1])
         shorter = min(length, 3)
         assert np.array_equal(found.tokens[rows][:, :shorter], block.tokens[[1, 0, 1]][:, :shorter])
         assert not found.tokens[rows][:, shorter:].any()
+        assert found.mask[rows][:, :shorter].all()
         assert not found.mask[rows][:, shorter:].any()
         assert np.array_equal(found.pooled[rows], block.pooled[[1, 0, 1]])
         assert found.digest[rows].tolist() == [1, 0, 1]
-    with pytest.raises(IndexError, match="not in this part"):
-        found.tokens[np.array([0])]
+        # Samples of other parts are as they came.
+        mixed = np.array([0, 3, 4])
+        assert np.array_equal(found.tokens[mixed][1, :shorter], block.tokens[0, :shorter])
+        assert (found.tokens[mixed][[0, 2]] == -1).all()
+        assert found.digest[mixed].tolist() == [0, 0, 4]
+        assert found.digest[mixed[:0]].shape == (0,)
+        assert found.tokens[:].shape == whole.tokens.shape
 
 
 def test_values_that_were_not_changed_are_refused() -> None:
@@ -407,14 +414,23 @@ def test_a_run_over_severities(tmp_path: Path) -> None:
     outcome = run_cell(cell, workspace)
     record = outcome.record
     assert record.status == "finished", record.error
-    assert [result.condition for result in record.results] == [
-        "mean_over_grid",
-        *(f"noise_a_{level}" for level in range(6)),
-    ]
+    names = [f"noise_a_{severity}" for severity in range(6)]
+    assert [result.condition for result in record.results] == ["mean_over_grid", *names]
     assert not [check for check in record.audits if not check.passed]
-    logits = {name: [] for name in cell.masks.conditions}
     predictions = outcome.predictions()
-    for name, row in zip(predictions.condition, predictions.logits, strict=True):
-        logits[name].append(row)
-    for one, two in pairwise(logits.values()):
+    condition = np.array(predictions.condition)
+    for one, two in pairwise(predictions.logits[condition == name] for name in names):
         assert not np.array_equal(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("supervision", ["observed", "complete"])
+def test_a_run_on_parts_of_sequences(tmp_path: Path, supervision: str) -> None:
+    cell, workspace = cell_of(
+        tmp_path, "method=knn_impute", "protocol=any_0.5+block_0.5", f"supervision={supervision}",
+        "tracking.checkpoint=false",
+    )  # fmt: skip
+    record = run_cell(cell, workspace).record
+    assert record.status == "finished", record.error
+    assert not [check for check in record.audits if not check.passed]
+    assert any("block_0.5 hides" in line for line in record.protocol["remarks"])
