@@ -9,6 +9,7 @@ VENV        ?= .venv
 EXTRAS      ?= cpu,demo,dev
 CONSTRAINTS ?= -c constraints-cpu.txt
 PYTEST_ARGS ?=
+BENCH_ARGS  ?=
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -16,12 +17,14 @@ STAMP := $(VENV)/.installed
 # One thread per process: the suite runs two processes, and results do not depend on the number of cores.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help install demo test test-all lint format typecheck clean
+.PHONY: help install demo test test-all bench bench-full lint format typecheck clean
 
 help:
 	@echo "make demo       install, run the default benchmark, print the comparison table"
 	@echo "make test       the fast test suite"
 	@echo "make test-all   every test, slow ones too"
+	@echo "make bench      speed beside the released pipeline's cost, minutes on two cores; rewrites docs/speed.md"
+	@echo "make bench-full the same at larger sizes"
 	@echo "make lint       ruff: style, imports, formatting"
 	@echo "make format     ruff: reformat and fix what can be fixed"
 	@echo "make typecheck  mypy, strict"
@@ -44,6 +47,13 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(TEST_ENV) $(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+# -P: the folder datasets/ must not stand in for Hugging Face's package.
+bench: $(STAMP)
+	$(BIN)/python -P benchmarks/compare.py $(BENCH_ARGS)
+
+bench-full: $(STAMP)
+	$(BIN)/python -P benchmarks/compare.py --full $(BENCH_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

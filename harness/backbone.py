@@ -124,19 +124,35 @@ class Backbone(nn.Module, ABC):
             prefixes: Block index -> keys and values of that block alone, see `prefixed_block`.
 
         Returns:
-            `[B, N + sum of p, d]`; the pooled token of the input sits behind all prompts.
+            `[B, N + sum of p, d]`; the pooled token of the input sits behind all prompts.  What stands at masked
+            positions means nothing.
         """
         for index in range(self.num_blocks):
             if prompts and index in prompts:
-                prompt = prompts[index]
-                hidden = torch.cat([prompt, hidden], 1)
-                if mask is not None:
-                    mask = torch.cat([mask.new_ones(prompt.shape[:2]), mask], 1)
+                hidden, mask = self.with_prompt(hidden, mask, prompts[index])
             if prefixes and index in prefixes:
                 hidden = self.prefixed_block(index, hidden, mask, prefixes[index])
             else:
                 hidden = self.block(index, hidden, mask)
         return self.norm(hidden)
+
+    def encode_pooled(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        index: int = 0,
+        prompts: Mapping[int, Tensor] | None = None,
+        prefixes: Mapping[int, Prefix] | None = None,
+    ) -> Tensor:
+        """`pool` of the token at `index` of what `encode` returns, `[B, d]`; a backbone may leave the others out."""
+        return self.pool(self.encode(hidden, mask, prompts, prefixes), index)
+
+    @staticmethod
+    def with_prompt(hidden: Tensor, mask: Tensor | None, prompt: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Puts visible tokens `[B, p, d]` in front of a sequence."""
+        if mask is not None:
+            mask = torch.cat([mask.new_ones(prompt.shape[:2]), mask], 1)
+        return torch.cat([prompt, hidden], 1), mask
 
     @abstractmethod
     def norm(self, hidden: Tensor) -> Tensor:

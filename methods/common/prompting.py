@@ -111,10 +111,10 @@ class PromptedMethod(Method):
             for index, prompt in enumerate(prompts):
                 keys, values = prompt.chunk(2, 1)
                 prefixes[index] = (keys, values)
-            pooled = self.backbone.pool(self.backbone.encode(hidden, mask, prefixes=prefixes))
+            pooled = self.backbone.encode_pooled(hidden, mask, prefixes=prefixes)
         else:
-            hidden = self.backbone.encode(hidden, mask, dict(enumerate(prompts)))
-            pooled = self.backbone.pool(hidden, self.blocks * self.config.prompt_length)
+            front = self.blocks * self.config.prompt_length
+            pooled = self.backbone.encode_pooled(hidden, mask, front, dict(enumerate(prompts)))
         logits: Tensor = self.head(pooled)
         return logits
 

@@ -31,7 +31,7 @@ class TokenNetwork(nn.Module):
     def forward(self, embedded: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Logits `[B, C]` from tokens `[B, L, d]` and masks `[B, L]` per modality."""
         hidden, mask = self.backbone.assemble(embedded)
-        logits: Tensor = self.head(self.backbone.pool(self.backbone.encode(hidden, mask)))
+        logits: Tensor = self.head(self.backbone.encode_pooled(hidden, mask))
         return logits
 
 

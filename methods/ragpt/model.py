@@ -79,13 +79,13 @@ class Ragpt(MemoryMethod):
         prompts = [] if label_prompt is None else [label_prompt.unsqueeze(1)]
         prompts += self._prompts(embedded, retrieved, len(batch))
         hidden, mask = self.backbone.assemble(embedded)
-        hidden = self.backbone.encode(
+        shift = sum(prompt.shape[1] for prompt in prompts)
+        features = self.backbone.encode_pooled(
             hidden,
             None if self.config.attention_mask == "none" else mask,
+            shift if self.config.pool_token == "cls" else 0,
             {self.config.prompt_layer: torch.cat(prompts, 1)} if prompts else None,
         )
-        shift = sum(prompt.shape[1] for prompt in prompts)
-        features = self.backbone.pool(hidden, shift if self.config.pool_token == "cls" else 0)
         if self.config.head == "label_mlp":
             assert label_prompt is not None
             features = self.head(torch.cat([features, label_prompt], -1))

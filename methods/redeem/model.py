@@ -108,12 +108,12 @@ class Redeem(MemoryMethod):
         hidden, mask = self.backbone.assemble(embedded)
         prompts, label_prompt = self._prompts(retrieved, len(batch))
         shift = sum(prompt.shape[1] for prompt in prompts)
-        hidden = self.backbone.encode(
+        pooled = self.backbone.encode_pooled(
             hidden,
             None if self.config.attention_mask == "none" else mask,
+            shift if self.config.pool_token == "cls" else 0,
             {self.config.prompt_layer: torch.cat(prompts, 1)} if prompts else None,
         )
-        pooled = self.backbone.pool(hidden, shift if self.config.pool_token == "cls" else 0)
         if self.config.head == "label_table":
             assert label_prompt is not None
             features = self.head(torch.cat([pooled, label_prompt], -1))

@@ -193,6 +193,144 @@ def test_attention_level_prompts_stand_in_front_of_keys_and_values(
     assert encoded.shape == hidden.shape
 
 
+# -- the fast path gives the slow path's numbers -----------------------------------------------------------------------
+
+
+def by_the_library(
+    backbone: ViltBackbone, hidden: Tensor, mask: Tensor | None, prompts: dict[int, Tensor] | None = None
+) -> Tensor:
+    """Every token through the library's own layers, what is masked included."""
+    for index, layer in enumerate(backbone.vilt.encoder.layer):
+        if prompts and index in prompts:
+            hidden, mask = backbone.with_prompt(hidden, mask, prompts[index])
+        bias = None
+        if mask is not None:
+            bias = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill(~mask, -1e30)[:, None, None]
+        output = layer(hidden, bias)
+        hidden = output[0] if isinstance(output, tuple) else output
+    return backbone.norm(hidden)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("layer", [None, 0, 1])
+def test_the_fast_path_equals_the_library_in_values_and_gradients(
+    folder: Path, backbone: ViltBackbone, masked: bool, layer: int | None
+) -> None:
+    hidden, keys = assembled(backbone, *inputs(folder))
+    keys[3, :TEXT] = False  # a sample without text
+    prompt = None if layer is None else torch.randn(4, 3, WIDTH)
+    front = 0 if prompt is None else 3
+
+    def run(kind: str) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        leaves = [hidden.detach().clone().requires_grad_()]
+        if prompt is not None:
+            leaves.append(prompt.clone().requires_grad_())
+        arguments = (leaves[0], keys if masked else None)
+        prompts = None if layer is None else {layer: leaves[1]}
+        if kind == "library":
+            encoded = by_the_library(backbone, *arguments, prompts)
+            pooled = [backbone.pool(encoded, index) for index in (front, 0)]
+        else:
+            encoded = backbone.encode(*arguments, prompts)
+            pooled = [backbone.encode_pooled(*arguments, index, prompts) for index in (front, 0)]
+        return encoded, *pooled, list(torch.autograd.grad((pooled[0] * pooled[1]).sum(), leaves))
+
+    slow, slow_cls, slow_first, slow_grads = run("library")
+    fast, fast_cls, fast_first, fast_grads = run("fast")
+    real = torch.ones(slow.shape[:2], dtype=torch.bool)
+    if masked:
+        real[:, front:] = keys
+    assert (slow - fast)[real].abs().max() < 1e-5
+    assert (slow_first - fast_first).abs().max() < 1e-5
+    assert (slow_cls - fast_cls).abs().max() < 1e-5  # of the sample without text too, whose [CLS] is masked
+    for slow_grad, fast_grad in zip(slow_grads, fast_grads, strict=True):
+        assert slow_grad.abs().max() > 1e-3
+        assert (slow_grad - fast_grad).abs().max() < 1e-5 * slow_grad.abs().max()
+
+
+@torch.no_grad()
+def test_bf16_stays_within_one_percent_of_the_range(folder: Path, backbone: ViltBackbone) -> None:
+    """bf16 keeps 8 bits: 2 blocks of it move the pooled token, which lies in [-1, 1], by at most 0.02."""
+    ids, mask, pixels = inputs(folder)
+    exact = backbone.pool(by_the_library(backbone, *assembled(backbone, ids, mask, pixels)))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = backbone.encode_pooled(*assembled(backbone, ids, mask, pixels)).float()
+    assert 0 < (exact - rounded).abs().max() < 0.02
+    # Leaving autocast leaves no rounded weights behind.
+    assert (exact - backbone.encode_pooled(*assembled(backbone, ids, mask, pixels))).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_what_nobody_attends_to_is_not_computed(
+    folder: Path, backbone: ViltBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, keys = assembled(backbone, *(part[:2] for part in inputs(folder)))
+    computed: list[tuple[int, ...]] = []
+    attend = backbone._attend
+
+    def watch(query: Tensor, key: Tensor, *rest: Any) -> Tensor:
+        computed.append((query.shape[1], key.shape[1]))
+        return attend(query, key, *rest)
+
+    monkeypatch.setattr(backbone, "_attend", watch)
+    longest = int(keys.sum(1).max())
+    assert longest < hidden.shape[1]
+    backbone.encode(hidden, keys)
+    assert computed == [(longest, longest)] * 2
+    computed.clear()
+    backbone.encode_pooled(hidden, keys, 3, {1: hidden.new_zeros(2, 3, WIDTH)})
+    assert computed == [(longest, longest), (1, longest + 3)]
+
+
+@torch.no_grad()
+def test_a_cut_text_keeps_its_positions(folder: Path, backbone: ViltBackbone) -> None:
+    ids, mask, _ = inputs(folder)
+    whole, _ = backbone.embed("text", ids, mask)
+    cut, cut_mask = backbone.embed("text", ids[:, :5], mask[:, :5])
+    assert cut_mask.shape == (4, 5)
+    torch.testing.assert_close(cut, whole[:, :5], atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_patches_equal_the_convolution(folder: Path, backbone: ViltBackbone) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, SIZE + 5, SIZE, 3), dtype=torch.uint8, generator=generator)
+    values = (pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    expected = backbone.vilt.embeddings.patch_embeddings.projection(values).permute(0, 2, 3, 1)
+    assert (backbone._patches(pixels) - expected).abs().max() < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (backbone._patches(pixels) - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_copies_of_weights_follow_the_weights(folder: Path, backbone: ViltBackbone) -> None:
+    hidden, keys = assembled(backbone, *inputs(folder))
+    before = backbone.encode(hidden, keys)
+    state = {name: value * 0.5 for name, value in backbone.vilt.encoder.state_dict().items()}
+    backbone.vilt.encoder.load_state_dict(state)
+    after = backbone.encode(hidden, keys)
+    assert (before - after).abs().max() > 1e-3
+    real = keys
+    assert (after - by_the_library(backbone, hidden, keys))[real].abs().max() < 1e-5
+
+
+def test_buffers_that_no_file_holds_are_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model built on the meta device comes with uninitialised position and type ids."""
+    load = Pretrained.load_model
+
+    def uninitialised(self: Pretrained, kind: Any, **options: Any) -> Any:
+        model = load(self, kind, **options)
+        text = model.embeddings.text_embeddings
+        text.position_ids.fill_(2**40)
+        text.token_type_ids.fill_(-7)
+        return model
+
+    monkeypatch.setattr(Pretrained, "load_model", uninitialised)
+    text = load_vilt(str(folder), False).embeddings.text_embeddings
+    assert text.position_ids.flatten().tolist() == list(range(TEXT))
+    assert not text.token_type_ids.any()
+
+
 def test_a_value_without_content(backbone: ViltBackbone) -> None:
     """The empty text is `[CLS] [SEP]` and padding; the picture is white, which the model sees as ones."""
     ids, mask = backbone.dummy("text")

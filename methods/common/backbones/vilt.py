@@ -7,9 +7,8 @@ front of any block.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,22 @@ from harness.methods.common.hub import Pretrained
 from harness.types import FeatureSpec
 
 _TEXT, _IMAGE = 0, 1
+_Linear = tuple[Tensor, Tensor]
+
+
+class _Weights(NamedTuple):
+    """Weights and biases of one block's products; `attention` is query, key and value in one."""
+
+    attention: _Linear
+    output: _Linear
+    inner: _Linear
+    outer: _Linear
+
+    def split(self) -> tuple[_Linear, _Linear]:
+        """The query's part of `attention`, and the key's and value's."""
+        weight, bias = self.attention
+        width = weight.shape[1]
+        return (weight[:width], bias[:width]), (weight[width:], bias[width:])
 
 
 class ViltBackbone(Backbone):
@@ -47,6 +62,7 @@ class ViltBackbone(Backbone):
         self._source = Pretrained("ViLT", config.weights, "backbone", config.allow_download)
         self._types = {name: _type_of(name, spec) for name, spec in self.features.items()}
         self._order = sorted(self.modalities, key=lambda name: self._types[name])
+        self._copies: dict[int, tuple[Any, _Weights]] = {}
 
     def train(self, mode: bool = True) -> Self:
         """Train mode for the pooler alone: dropout of frozen modules stays off."""
@@ -71,7 +87,10 @@ class ViltBackbone(Backbone):
     def embed(self, modality: str, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.embed`; images have no padding."""
         kind = self._types[modality]
-        hidden = self._embed_text(tokens) if kind == _TEXT else self._embed_image(tokens[:, 0])
+        if kind == _TEXT:
+            hidden = self._embed_text(tokens, self.features[modality].length)
+        else:
+            hidden = self._embed_image(tokens[:, 0])
         if kind == _IMAGE:
             mask = mask.expand(-1, hidden.shape[1])
         return hidden + self.vilt.embeddings.token_type_embeddings.weight[kind], mask
@@ -94,33 +113,111 @@ class ViltBackbone(Backbone):
 
     def block(self, index: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """See `Backbone.block`."""
-        bias = None if mask is None else _bias(mask, hidden.dtype)
-        # Two arguments only: what follows them differs between releases, and so does the kind of result.
-        output = self.vilt.encoder.layer[index](hidden, bias)
-        result: Tensor = output[0] if isinstance(output, tuple) else output
-        return result
+        return self._block(index, hidden, mask)
 
     def prefixed_block(self, index: int, hidden: Tensor, mask: Tensor | None, prefix: Prefix) -> Tensor:
-        """See `Backbone.prefixed_block`; the library's layer takes no further keys, so its attention is written out."""
-        layer = self.vilt.encoder.layer[index]
-        attention, heads = layer.attention.attention, int(self.vilt.config.num_attention_heads)
+        """See `Backbone.prefixed_block`."""
+        return self._block(index, hidden, mask, prefix)
 
-        def split(tokens: Tensor) -> Tensor:
-            return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
+    def encode(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        prompts: Mapping[int, Tensor] | None = None,
+        prefixes: Mapping[int, Prefix] | None = None,
+    ) -> Tensor:
+        """See `Backbone.encode`; what nobody attends to is not computed and comes back as zeros."""
+        if mask is None:
+            return super().encode(hidden, None, prompts, prefixes)
+        real = _real_first(mask)
+        short = super().encode(_take(hidden, real), mask.gather(1, real), prompts, prefixes)
+        front = short.shape[1] - real.shape[1]
+        whole = short.new_zeros(len(hidden), front + hidden.shape[1], hidden.shape[2])
+        whole[:, :front] = short[:, :front]
+        return whole.scatter(1, (real + front).unsqueeze(2).expand(-1, -1, hidden.shape[2]), short[:, front:])
 
-        normed = layer.layernorm_before(hidden)
-        own = attention.key(normed), attention.value(normed)
-        key, value = (
-            split(torch.cat([front.to(part.dtype), part], 1)) for front, part in zip(prefix, own, strict=True)
-        )
-        query = split(attention.query(normed))
-        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    def encode_pooled(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        index: int = 0,
+        prompts: Mapping[int, Tensor] | None = None,
+        prefixes: Mapping[int, Prefix] | None = None,
+    ) -> Tensor:
+        """See `Backbone.encode_pooled`; the last block asks for the pooled token only."""
+        front = sum(prompt.shape[1] for prompt in (prompts or {}).values())
         if mask is not None:
-            scores = scores + _bias(torch.cat([mask.new_ones(prefix[0].shape[:2]), mask], 1), scores.dtype)
-        context = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
-        hidden = hidden + layer.attention.output.dense(context)
-        result: Tensor = hidden + layer.output.dense(layer.intermediate(layer.layernorm_after(hidden)))
-        return result
+            # The pooled token goes first among the real ones, so that it is found at one place in every sample.
+            real = _real_first(mask, max(0, index - front))
+            hidden, mask, index = _take(hidden, real), mask.gather(1, real), min(index, front)
+        last = self.num_blocks - 1
+        for number in range(self.num_blocks):
+            if prompts and number in prompts:
+                hidden, mask = self.with_prompt(hidden, mask, prompts[number])
+            hidden = self._block(number, hidden, mask, (prefixes or {}).get(number), index if number == last else None)
+        return self.pool(self.norm(hidden))
+
+    def _block(
+        self, index: int, hidden: Tensor, mask: Tensor | None, prefix: Prefix | None = None, only: int | None = None
+    ) -> Tensor:
+        """One pre-norm block; `only` one query token asks, and `[B, 1, d]` is returned.
+
+        The residual stream keeps its precision; products are in that of autocast, on copies of the frozen weights, so
+        that autocast does not convert them in every call.
+        """
+        layer, kind = self.vilt.encoder.layer[index], hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        with torch.autocast(kind, enabled=False):
+            weights = self._weights(index, dtype)
+            normed = layer.layernorm_before(hidden).to(dtype)
+            if only is None:
+                query, key, value = F.linear(normed, *weights.attention).chunk(3, 2)
+            else:
+                asking, rest = weights.split()
+                query = F.linear(normed[:, only : only + 1], *asking)
+                key, value = F.linear(normed, *rest).chunk(2, 2)
+                hidden = hidden[:, only : only + 1]
+            if prefix is not None:
+                key, value = (
+                    torch.cat([front.to(dtype), own], 1) for front, own in zip(prefix, (key, value), strict=True)
+                )
+                if mask is not None:
+                    mask = torch.cat([mask.new_ones(prefix[0].shape[:2]), mask], 1)
+            hidden = hidden + F.linear(self._attend(query, key, value, mask), *weights.output)
+            inner = F.gelu(F.linear(layer.layernorm_after(hidden).to(dtype), *weights.inner))
+            return hidden + F.linear(inner, *weights.outer)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Multi-head attention of `[B, n, d]` to `[B, N, d]`; queries come scaled."""
+        heads = int(self.vilt.config.num_attention_heads)
+        query, key, value = (part.view(*part.shape[:2], heads, -1).transpose(1, 2) for part in (query, key, value))
+        bias = None if mask is None or bool(mask.all()) else _bias(mask, query.dtype)
+        if query.device.type == "cpu":
+            # Written out: at these lengths the fused kernel is slower on CPU, in bf16 by far.
+            scores = query @ key.transpose(2, 3)
+            attended = (scores if bias is None else scores.add_(bias)).softmax(3) @ value
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        return attended.transpose(1, 2).flatten(2)
+
+    def _weights(self, index: int, dtype: torch.dtype) -> _Weights:
+        """Weights of one block for products in `dtype`, made once and again when the block's own have changed."""
+        layer = self.vilt.encoder.layer[index]
+        attention = layer.attention.attention
+        parts = [attention.query, attention.key, attention.value]
+        rest = [layer.attention.output.dense, layer.intermediate.dense, layer.output.dense]
+        state = (dtype, [(own.data_ptr(), own._version) for part in (*parts, *rest) for own in part.parameters()])
+        if index not in self._copies or self._copies[index][0] != state:
+            with torch.no_grad():
+                # The scale of the scores is folded into the queries: exact where heads are 4^n wide, as ViLT's are.
+                scale = (attention.query.out_features // int(self.vilt.config.num_attention_heads)) ** -0.5
+                scales = (scale, 1.0, 1.0)
+                weight = torch.cat([part.weight * by for part, by in zip(parts, scales, strict=True)])
+                bias = torch.cat([part.bias * by for part, by in zip(parts, scales, strict=True)])
+                packed = (weight.to(dtype), bias.to(dtype))
+                copies = _Weights(packed, *((part.weight.to(dtype), part.bias.to(dtype)) for part in rest))
+            self._copies[index] = (state, copies)
+        return self._copies[index][1]
 
     def norm(self, hidden: Tensor) -> Tensor:
         """Final layer norm."""
@@ -133,19 +230,19 @@ class ViltBackbone(Backbone):
         result: Tensor = pooler.activation(pooler.dense(hidden[:, index]))
         return result
 
-    def _embed_text(self, ids: Tensor) -> Tensor:
+    def _embed_text(self, ids: Tensor, length: int) -> Tensor:
+        """Texts of at most `length` tokens, for which the position table is stretched."""
         text = self.vilt.embeddings.text_embeddings
-        positions = stretch_positions(text.position_embeddings.weight, ids.shape[1])
+        positions = stretch_positions(text.position_embeddings.weight, length)[: ids.shape[1]]
         hidden = text.word_embeddings(ids.long()) + text.token_type_embeddings.weight[0] + positions
         result: Tensor = text.dropout(text.LayerNorm(hidden))
         return result
 
     def _embed_image(self, pixels: Tensor) -> Tensor:
         embeddings = self.vilt.embeddings
-        values = (pixels.permute(0, 3, 1, 2).float() / 255.0 - 0.5) / 0.5
-        patches = embeddings.patch_embeddings.projection(values)
-        grid = patches.shape[2:]
-        hidden = patches.flatten(2).transpose(1, 2) + self._grid_positions(grid)
+        patches = self._patches(pixels)
+        grid = patches.shape[1:3]
+        hidden = patches.flatten(1, 2) + self._grid_positions(grid)
         if self.shuffle:
             # A new permutation per image and call, drawn on the CPU so that it does not depend on the device.
             order = torch.rand(hidden.shape[:2]).argsort(1).to(hidden.device)
@@ -153,6 +250,24 @@ class ViltBackbone(Backbone):
         first = (embeddings.cls_token + embeddings.position_embeddings[:, :1]).expand(len(hidden), -1, -1)
         result: Tensor = embeddings.dropout(torch.cat([first, hidden], 1))
         return result
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """Patch embeddings `[n, h, w, d]` of uint8 pictures; patches do not overlap, so it is one product.
+
+        Pixels enter as integers from -128 to 127, which every precision holds exactly; the scale to [-1, 1] is in the
+        weights, and what is left of the offset, half a step, in the bias.
+        """
+        projection, kind = self.vilt.embeddings.patch_embeddings.projection, pixels.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else projection.weight.dtype
+        side = int(self.vilt.config.patch_size)
+        height, width = pixels.shape[1:3]
+        cells = pixels[:, : height // side * side, : width // side * side].unflatten(1, (-1, side))
+        cells = cells.unflatten(3, (-1, side)).transpose(2, 3).flatten(3)
+        with torch.autocast(kind, enabled=False):
+            weight = (projection.weight.permute(0, 2, 3, 1).flatten(1) * (2 / 255)).to(dtype)
+            bias = projection.bias + 0.5 * weight.float().sum(1)
+            signed = (cells ^ 128).view(torch.int8).to(dtype)
+            return F.linear(signed, weight, bias.to(dtype)).to(projection.weight.dtype)
 
     def _grid_positions(self, grid: torch.Size) -> Tensor:
         """Position table `[1, H·W, d]` of the patches, resampled where the image has another grid than the model."""
@@ -174,6 +289,22 @@ def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return zeros.masked_fill(~mask, torch.finfo(dtype).min)[:, None, None, :]
 
 
+def _real_first(mask: Tensor, leader: int | None = None) -> Tensor:
+    """Positions `[B, n]` of every sample's True tokens in their order, n being the most that a sample has.
+
+    Samples with fewer are filled up with masked positions.  A `leader` position comes first, masked or not.
+    """
+    rank = (~mask).to(torch.int8)
+    if leader is not None:
+        rank[:, leader] = -1
+    return rank.argsort(dim=1, stable=True)[:, : int((rank <= 0).sum(1).max())]
+
+
+def _take(hidden: Tensor, positions: Tensor) -> Tensor:
+    """Tokens `[B, n, d]` at positions `[B, n]`."""
+    return hidden.gather(1, positions.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
+
+
 def stretch_positions(table: Tensor, length: int) -> Tensor:
     """Resamples a position table `[P, d]` to `[length, d]`, as a picture of P rows, corners not aligned."""
     if length == len(table):
@@ -190,8 +321,12 @@ def load_vilt(weights: str, allow_download: bool) -> Any:
     """
     from transformers import ViltModel
 
-    model = Pretrained("ViLT", weights, "backbone", allow_download).load_model(ViltModel, dtype=torch.float32)
+    model: Any = Pretrained("ViLT", weights, "backbone", allow_download).load_model(ViltModel, dtype=torch.float32)
     assert isinstance(model, nn.Module)
+    # Not among the saved weights, so a model that was built on the meta device comes with whatever memory held.
+    text: Any = model.embeddings.text_embeddings
+    text.position_ids.copy_(torch.arange(text.position_ids.shape[1]))
+    text.token_type_ids.zero_()
     return model
 
 
