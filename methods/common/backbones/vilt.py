@@ -130,7 +130,7 @@ class ViltBackbone(Backbone):
         if mask is None:
             return super().encode(hidden, None, prompts, prefixes)
         real = _real_first(mask)
-        short = super().encode(_take(hidden, real), mask.gather(1, real), prompts, prefixes)
+        short = super().encode(_take(hidden, real), _shown(mask, real), prompts, prefixes)
         front = short.shape[1] - real.shape[1]
         whole = short.new_zeros(len(hidden), front + hidden.shape[1], hidden.shape[2])
         whole[:, :front] = short[:, :front]
@@ -149,7 +149,7 @@ class ViltBackbone(Backbone):
         if mask is not None:
             # The pooled token goes first among the real ones, so that it is found at one place in every sample.
             real = _real_first(mask, max(0, index - front))
-            hidden, mask, index = _take(hidden, real), mask.gather(1, real), min(index, front)
+            hidden, mask, index = _take(hidden, real), _shown(mask, real), min(index, front)
         last = self.num_blocks - 1
         for number in range(self.num_blocks):
             if prompts and number in prompts:
@@ -191,7 +191,7 @@ class ViltBackbone(Backbone):
         """Multi-head attention of `[B, n, d]` to `[B, N, d]`; queries come scaled."""
         heads = int(self.vilt.config.num_attention_heads)
         query, key, value = (part.view(*part.shape[:2], heads, -1).transpose(1, 2) for part in (query, key, value))
-        bias = None if mask is None or bool(mask.all()) else _bias(mask, query.dtype)
+        bias = None if mask is None else _bias(mask, query.dtype)
         if query.device.type == "cpu":
             # Written out: at these lengths the fused kernel is slower on CPU, in bf16 by far.
             scores = query @ key.transpose(2, 3)
@@ -298,6 +298,12 @@ def _real_first(mask: Tensor, leader: int | None = None) -> Tensor:
     if leader is not None:
         rank[:, leader] = -1
     return rank.argsort(dim=1, stable=True)[:, : int((rank <= 0).sum(1).max())]
+
+
+def _shown(mask: Tensor, positions: Tensor) -> Tensor | None:
+    """Mask of the tokens at `positions`; None where all of them are real."""
+    shown = mask.gather(1, positions)
+    return None if bool(shown.all()) else shown
 
 
 def _take(hidden: Tensor, positions: Tensor) -> Tensor:
