@@ -86,8 +86,10 @@ def build_memory(release: Release, rows: Sequence[int], embedder: Embedder, fold
     for row in rows:
         ids, _ = embedder.ids([release.texts[row]])
         pixels = torch.from_numpy(embedder.pixels(release.picture(row)))[None]
-        np.save(folder / "text" / f"{row}.npy", embedder.text(ids)[0].numpy())
-        np.save(folder / "image" / f"{row}.npy", embedder.image(pixels)[0].numpy())
+        for part, values in (("text", embedder.text(ids)), ("image", embedder.image(pixels))):
+            # Renamed when it is whole: a comparison that was stopped leaves no half file to the next.
+            np.save(folder / "half.npy", values[0].numpy())
+            (folder / "half.npy").rename(folder / part / f"{row}.npy")
 
 
 def memory_bytes(folder: Path) -> int:

@@ -187,9 +187,9 @@ def test_attention_level_prompts_stand_in_front_of_keys_and_values(
     found = backbone.prefixed_block(1, hidden, mask, (front, values))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     encoded = backbone.encode(hidden, mask, prefixes={1: (front, values)})
-    assert torch.equal(
-        encoded, backbone.norm(backbone.prefixed_block(1, backbone.block(0, hidden, mask), mask, (front, values)))
-    )
+    both = backbone.norm(backbone.prefixed_block(1, backbone.block(0, hidden, mask), mask, (front, values)))
+    real = torch.ones_like(keys) if mask is None else mask
+    torch.testing.assert_close(encoded[real], both[real], atol=1e-5, rtol=1e-5)
     assert encoded.shape == hidden.shape
 
 
@@ -297,7 +297,7 @@ def test_patches_equal_the_convolution(folder: Path, backbone: ViltBackbone) -> 
     pixels = torch.randint(0, 256, (2, SIZE + 5, SIZE, 3), dtype=torch.uint8, generator=generator)
     values = (pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
     expected = backbone.vilt.embeddings.patch_embeddings.projection(values).permute(0, 2, 3, 1)
-    assert (backbone._patches(pixels) - expected).abs().max() < 1e-5
+    assert (backbone._patches(pixels) - expected).abs().max() < 1e-5 * expected.abs().max()
     with torch.autocast("cpu", torch.bfloat16):
         assert (backbone._patches(pixels) - expected).abs().max() < 0.02 * expected.abs().max()
 
@@ -379,7 +379,8 @@ def test_longer_texts_and_larger_pictures_get_resampled_positions(folder: Path, 
         ids.long(), mask.long(), torch.zeros_like(ids).long(), values, torch.ones(4, SIZE, 2 * SIZE), None, None
     )
     torch.testing.assert_close(hidden[:, : 2 * TEXT + 1], theirs[:, : 2 * TEXT + 1])
-    torch.testing.assert_close(hidden[:, 2 * TEXT + 1 :].sum(1), theirs[:, 2 * TEXT + 1 :].sum(1))
+    patches = hidden[:, 2 * TEXT + 1 :].sum(1), theirs[:, 2 * TEXT + 1 :].sum(1)
+    torch.testing.assert_close(*patches, atol=1e-5, rtol=1e-4)
 
 
 def test_only_the_pooler_is_trained_and_dropout_stays_off(backbone: ViltBackbone) -> None:

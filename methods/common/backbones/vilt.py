@@ -260,9 +260,10 @@ class ViltBackbone(Backbone):
         projection, kind = self.vilt.embeddings.patch_embeddings.projection, pixels.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else projection.weight.dtype
         side = int(self.vilt.config.patch_size)
-        height, width = pixels.shape[1:3]
-        cells = pixels[:, : height // side * side, : width // side * side].unflatten(1, (-1, side))
-        cells = cells.unflatten(3, (-1, side)).transpose(2, 3).flatten(3)
+        height, width, colours = pixels.shape[1:]
+        down, across = height // side, width // side
+        cells = pixels[:, : down * side, : across * side].reshape(len(pixels), down, side, across, side, colours)
+        cells = cells.transpose(2, 3).flatten(3)
         with torch.autocast(kind, enabled=False):
             weight = (projection.weight.permute(0, 2, 3, 1).flatten(1) * (2 / 255)).to(dtype)
             bias = projection.bias + 0.5 * weight.float().sum(1)
@@ -328,7 +329,6 @@ def load_vilt(weights: str, allow_download: bool) -> Any:
     from transformers import ViltModel
 
     model: Any = Pretrained("ViLT", weights, "backbone", allow_download).load_model(ViltModel, dtype=torch.float32)
-    assert isinstance(model, nn.Module)
     # Not among the saved weights, so a model that was built on the meta device comes with whatever memory held.
     text: Any = model.embeddings.text_embeddings
     text.position_ids.copy_(torch.arange(text.position_ids.shape[1]))
