@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.backbone import Backbone, Prefix
 from harness.errors import UsageError
