@@ -48,6 +48,8 @@ def parser(**options: Any) -> Parser:
     result.add_argument(
         "--format", metavar="LIST", default="", help="files, e.g. html,md,csv,parquet,json,tex,svg,pdf,png"
     )
+    samples = "show texts and pictures of the worst test samples on the page; loads the data sets, mind their licences"
+    result.add_argument("--samples", action="store_true", help=samples)
     add_json_option(result)
     return result
 
