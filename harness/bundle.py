@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.config import NOT_IDENTITY
+from harness.config import identity_part
 from harness.errors import DataError, HarnessError, UsageError
 from harness.files import atomic_write
 from harness.identity import run_id
@@ -310,7 +310,7 @@ def _agreement(run: str, record: RunRecord, files: Mapping[str, bytes]) -> str:
 
 def _identity(record: RunRecord) -> str:
     """Computes the run id again: it binds config, data version, masks, code and metric versions."""
-    config = {name: value for name, value in record.config.items() if name not in (*NOT_IDENTITY, "dataset")}
+    config = {name: value for name, value in identity_part(record.config).items() if name != "dataset"}
     if not record.backbone:
         config.pop("backbone", None)
     masks = record.protocol["mask_fingerprint"]

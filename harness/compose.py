@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from harness import registry
-from harness.config import NOT_IDENTITY, EncoderConfig, MethodConfig, RunConfig
+from harness.config import EncoderConfig, MethodConfig, RunConfig, identity_part
 from harness.errors import UsageError
 from harness.plugin import PluginConfig
 from harness.protocol import join_names, parse_protocol
@@ -129,7 +129,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 def identity_dict(config: RunConfig) -> dict[str, Any]:
     """`to_dict` without the parts that do not change what a run computes."""
-    return {key: value for key, value in to_dict(config).items() if key not in NOT_IDENTITY}
+    return identity_part(to_dict(config))
 
 
 def from_dict(data: Mapping[str, Any]) -> RunConfig:

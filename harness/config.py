@@ -117,6 +117,8 @@ class TrainerConfig:
         warmup: Fraction of all steps with linearly rising learning rate; linear decay to zero after it.
         patience: Epochs without improvement on `valid` before training stops.
         grad_clip: Largest gradient norm; 0 switches clipping off.
+        accumulate: Parts that a process cuts its share of a batch into, one after the other: less memory, the same
+            step but for what a method draws or averages over a part.
         precision: `no`, `bf16` or `fp16` mixed precision (Accelerate).
         select_on: Metric that chooses the epoch; empty means the task's primary metric.
         select_split: Split that chooses the epoch: `valid`, or `test` to replay released code that selects on test
@@ -132,6 +134,7 @@ class TrainerConfig:
     warmup: float = 0.1
     patience: int = 10
     grad_clip: float = 0.0
+    accumulate: int = 1
     precision: str = "no"
     select_on: str = ""
     select_split: str = "valid"
@@ -142,7 +145,7 @@ class TrainerConfig:
         check_choice("trainer", "precision", self.precision, ("no", "bf16", "fp16"))
         check_choice("trainer", "select_split", self.select_split, ("valid", "test"))
         check_choice("trainer", "cpu_matmul", self.cpu_matmul, ("highest", "high", "medium"))
-        for option in ("epochs", "batch_size", "eval_batch_size", "patience"):
+        for option in ("epochs", "batch_size", "eval_batch_size", "patience", "accumulate"):
             check_range("trainer", option, getattr(self, option), 1)
         check_range("trainer", "lr", self.lr, 0.0)
         check_range("trainer", "weight_decay", self.weight_decay, 0.0)
@@ -258,6 +261,17 @@ class RunConfig:
 
 #: Parts of a `RunConfig` that do not change what a run computes.
 NOT_IDENTITY = ("paths", "tracking", "device", "overwrite")
+#: Trainer options that are younger than the first records, with the value that changes nothing.
+_NEUTRAL: Mapping[str, Any] = {"accumulate": 1}
+
+
+def identity_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a plain config (`to_dict`, or a record's) that changes what a run computes."""
+    part = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    trainer = part.get("trainer")
+    if isinstance(trainer, Mapping):
+        part["trainer"] = {key: value for key, value in trainer.items() if _NEUTRAL.get(key, ...) != value}
+    return part
 
 
 def canonical_json(value: Any) -> str:

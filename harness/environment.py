@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+from harness import processes
 
 #: Distributions whose version can change a result.
 PACKAGES = (
@@ -45,9 +46,9 @@ def describe_environment() -> dict[str, Any]:
     """Facts for a run record.
 
     Returns:
-        `python`, `platform`, `machine`, `cpu`, `cpu_count`, `threads`, `packages` (name -> version, installed ones
-        only), `git` (commit and whether the tree differs from it; None outside a checkout) and `gpus`
-        (names; empty unless torch is already loaded and sees one).
+        `python`, `platform`, `machine`, `cpu`, `cpu_count`, `threads`, `processes` (that worked on the run, where they
+        are several), `packages` (name -> version, installed ones only), `git` (commit and whether the tree differs
+        from it; None outside a checkout) and `gpus` (names; empty unless torch is already loaded and sees one).
     """
     return {
         "python": platform.python_version(),
@@ -59,7 +60,7 @@ def describe_environment() -> dict[str, Any]:
         "packages": package_versions(),
         "git": git_state(),
         "gpus": _gpus(),
-    }
+    } | ({"processes": processes.count()} if processes.count() > 1 else {})
 
 
 def package_versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ EXIT_USAGE = 2
 EXIT_DATA = 3
 EXIT_AUDIT = 4
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 class HarnessError(Exception):
@@ -23,6 +24,8 @@ class HarnessError(Exception):
     """
 
     exit_code = EXIT_CELL_FAILED
+    #: Of several processes that work on one run all have raised it, so that the main one tells the user.
+    known_to_all = False
 
 
 class UsageError(HarnessError):
@@ -64,6 +67,41 @@ class SupervisionError(AuditError):
 
 class TrainingError(HarnessError):
     """Training cannot go on: a loss that is not finite, or a checkpoint of another configuration."""
+
+
+class PeerError(HarnessError):
+    """What another process of the same run has failed with.
+
+    Args:
+        number: Number of that process.
+        count: Number of processes.
+        reason: Its error.
+        exit_code: Its exit code.
+    """
+
+    known_to_all = True
+
+    def __init__(self, number: int, count: int, reason: str, exit_code: int) -> None:
+        super().__init__(f"process {number} of {count}: {reason}")
+        self.exit_code = exit_code
+
+
+class ProcessLostError(HarnessError):
+    """Another process of the same run was killed or is gone; nothing is recorded, the checkpoint stays."""
+
+    known_to_all = True
+
+
+class CellBusyError(HarnessError):
+    """Another program runs the same cell at this moment."""
+
+
+class CellTimeout(BaseException):
+    """A cell has run for longer than it may; no `except Exception` of a plugin stops it."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the same as Ctrl-C but for the exit code."""
 
 
 class TrackingError(HarnessError):

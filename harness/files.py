@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -16,26 +17,38 @@ from harness.progress import say
 
 _MOMENT = 3.0  # seconds
 
+#: What a file system says when it takes no more: full, quota, read-only, broken, file too large.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder and renames it to `path` when the block succeeds.
 
     Raises:
-        DataError: If the folder cannot be written.
+        DataError: If the folder cannot be written, or the disk is full; what was there stays.
     """
     ensure_folder(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp" + path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp" + path.suffix)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise DataError(
+            f"cannot write {path} ({os.strerror(error.errno)}); free space there, "
+            "or choose another folder with paths.home=DIR or HARNESS_HOME."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def ensure_folder(path: Path) -> Path:

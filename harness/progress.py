@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from harness import processes
+
 T = TypeVar("T")
 
 
 def track(items: Sequence[T], label: str) -> Iterable[T]:
-    """Iterates with a rich progress bar on a terminal, silently elsewhere."""
-    if not sys.stderr.isatty() or len(items) < 2:
+    """Iterates with a rich progress bar on a terminal, silently elsewhere and in all processes but the main one."""
+    if not processes.is_main() or not sys.stderr.isatty() or len(items) < 2:
         return items
     from rich.console import Console
     from rich.progress import track as rich_track
@@ -20,5 +22,6 @@ def track(items: Sequence[T], label: str) -> Iterable[T]:
 
 
 def say(message: str) -> None:
-    """One line for the user on stderr; stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
+    """One line for the user on stderr, from the main process of a run; stdout is for results."""
+    if processes.is_main():
+        print(message, file=sys.stderr, flush=True)

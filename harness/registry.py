@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -110,10 +111,12 @@ class Registry(Generic[T]):
         if name not in self._loaded:
             module, _, attribute = entry.target.partition(":")
             try:
-                config = getattr(importlib.import_module(module), attribute)
-            except (ImportError, AttributeError) as error:
+                with redirect_stdout(sys.stderr):
+                    config = getattr(importlib.import_module(module), attribute)
+            except (Exception, SystemExit) as error:
+                why = str(error) if isinstance(error, (ImportError, AttributeError)) else _what(error)
                 raise UsageError(
-                    f"{self.kind} {name!r} of {entry.owner} cannot be loaded from {entry.target!r}: {error}."
+                    f"{self.kind} {name!r} of {entry.owner} cannot be loaded from {entry.target!r}: {why}."
                 ) from error
             self._loaded[name] = self._checked(name, config)
         return self._loaded[name]
@@ -159,7 +162,9 @@ class Registry(Generic[T]):
 
 
 def load_plugin_file(path: str | Path) -> None:
-    """Imports a file given with `--plugin`; it registers its plugins when it is executed.
+    """Imports a file given with `--plugin`; it registers its plugins when it is executed, and may do anything else.
+
+    Code of others is run by this option and by installed packages with entry points, and by nothing else.
 
     Raises:
         UsageError: If the file is missing or raises.
@@ -177,13 +182,18 @@ def load_plugin_file(path: str | Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
     except HarnessError:
         del sys.modules[name]
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UsageError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+        raise UsageError(f"--plugin {path}: {_what(error)}") from error
+
+
+def _what(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _registry(kind: str, base: str, builtin: str) -> Registry[PluginConfig]:

@@ -8,28 +8,38 @@ from __future__ import annotations
 
 import datetime
 import resource
-import shutil
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from harness import audit, registry
+from harness import audit, processes, registry
 from harness.backbone import Backbone
 from harness.changes import parse_identity, spread
 from harness.compose import changed_options, encoder_config, identity_dict, to_dict
 from harness.config import BackboneConfig, EncoderConfig, MethodConfig, RunConfig, digest_of
 from harness.environment import describe_environment
-from harness.errors import HarnessError, TrackingError, UsageError
+from harness.errors import (
+    CellBusyError,
+    CellTimeout,
+    HarnessError,
+    ProcessLostError,
+    Terminated,
+    TrackingError,
+    UsageError,
+)
 from harness.features import FeatureArray, FeatureStore
 from harness.files import Folders, atomic_write, ensure_folder, file_sha256
 from harness.identity import run_id
 from harness.masking import MaskTable, ObservedDataset, observe
 from harness.method import Method, MethodContext
 from harness.metrics import is_higher_better, metric_for, metric_versions, metrics_for
+from harness.mlflow_store import redact
 from harness.predictions import load_predictions, pool_conditions, save_predictions
 from harness.progress import say
 from harness.protocol import Protocol, parse_protocol
@@ -39,6 +49,9 @@ from harness.seeding import seed_everything
 from harness.tracking import PREDICTIONS_FILE, StoredRun, Tracker, experiment_name, load_runs, tracking_uri
 from harness.trainer import CHECKPOINT, FitResult, Trainer, count_parameters, trainable_state
 from harness.types import SPLITS, Aggregate, DataTable, FloatArray, ModalityKind, Predictions, Split
+
+#: In the folder of a run: held while a program runs the cell.
+_LOCK = ".lock"
 
 
 class Workspace:
@@ -252,15 +265,19 @@ def run_cells(configs: Sequence[RunConfig]) -> list[Outcome]:
     if not configs:
         return []
     workspace = Workspace(Folders.resolve(configs[0].paths))
-    ensure_folder(workspace.folders.runs)
-    cells = [resolve(config, workspace) for config in configs]
-    outcomes = []
-    for number, cell in enumerate(cells, start=1):
-        outcome = run_cell(cell, workspace)
-        counter = f"[{number}/{len(cells)}] " if len(cells) > 1 else ""
-        say(counter + summary_line(cell, outcome))
-        outcomes.append(outcome)
-    return outcomes
+    processes.start(configs[0].device)
+    try:
+        processes.from_main(lambda: ensure_folder(workspace.folders.runs))
+        cells = processes.main_first(lambda: [resolve(config, workspace) for config in configs])
+        outcomes = []
+        for number, cell in enumerate(cells, start=1):
+            outcome = run_cell(cell, workspace)
+            counter = f"[{number}/{len(cells)}] " if len(cells) > 1 else ""
+            say(counter + summary_line(cell, outcome))
+            outcomes.append(outcome)
+        return outcomes
+    finally:
+        processes.stop()
 
 
 def summary_line(cell: Cell, outcome: Outcome) -> str:
@@ -279,56 +296,161 @@ def summary_line(cell: Cell, outcome: Outcome) -> str:
     return f"{cell.title}: {record.primary_metric}{over} {score:.4f} ({how}{badge})"
 
 
-def run_cell(cell: Cell, workspace: Workspace) -> Outcome:
+def run_cell(cell: Cell, workspace: Workspace, timeout: float = 0.0, wait: bool = True) -> Outcome:
     """Runs one resolved cell, or returns its finished record.
 
+    With several processes all call it, and the main one alone reads the store, writes files and records.
+
+    Args:
+        cell: What to run.
+        workspace: Folders and loaded data.
+        timeout: Seconds after which the cell is stopped and recorded as failed; 0 means never.
+        wait: Whether to wait when another program runs the same cell.
+
     Raises:
-        HarnessError: If features cannot be computed.
-        KeyboardInterrupt: The checkpoint stays; the same command goes on from it.
+        HarnessError: If features cannot be computed, or nothing can be written.
+        CellBusyError: If another program runs the cell and `wait` is False.
+        KeyboardInterrupt: The record says `interrupted`; the same command goes on from the checkpoint.
     """
     config = cell.config
     folders = workspace.folders
     uri = tracking_uri(config.tracking, folders)
     tracker = Tracker(uri, experiment_name(config.tracking, cell.table.spec.name), folders)
     folder = folders.runs / cell.run_id
-    if config.overwrite == "always":
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        done = _finished(cell, tracker, folder, uri)
+    with _alone(folder, cell, wait):
+        done = processes.from_main(lambda: _finished(cell, tracker, folder, uri))
         if done is not None:
             return done
-    features = cell_features(cell, workspace)
-    ensure_folder(folder)
-    record = _new_record(cell)
+        record = _new_record(cell)
+        try:
+            with _time_limit(timeout):
+                features = processes.main_first(lambda: cell_features(cell, workspace))
+                try:
+                    _execute(cell, features, folders, record)
+                    record.status = "finished"
+                except ProcessLostError:
+                    raise
+                except Exception as error:
+                    _describe_failure(record, error, folder)
+        except CellTimeout:
+            record.status = "failed"
+            record.error = timeout_message(timeout)
+        except KeyboardInterrupt as stop:
+            record.status = "interrupted"
+            signal_name = "SIGTERM" if isinstance(stop, Terminated) else "Ctrl-C"
+            record.error = f"stopped by {signal_name}; the same command goes on from the last checkpoint."
+            if processes.is_main():
+                _conclude(tracker, record, folder)
+            raise
+        stored = processes.from_main(lambda: _conclude(tracker, record, folder))
+        return Outcome(record, folder / PREDICTIONS_FILE, stored)
+
+
+def timeout_message(seconds: float) -> str:
+    """Error of a cell that was stopped because it took too long."""
+    return f"stopped after {seconds:g} s (cell_timeout); give it more, or look at what it does."
+
+
+@contextmanager
+def _alone(folder: Path, cell: Cell, wait: bool) -> Iterator[None]:
+    """Holds the cell for the main process while the block runs, so that two programs never run it at once."""
+    from filelock import FileLock, Timeout
+
+    if not processes.is_main():
+        yield
+        return
+    lock = FileLock(ensure_folder(folder) / _LOCK)
     try:
-        _execute(cell, features, workspace.folders, record)
-        record.status = "finished"
-    except Exception as error:
-        record.status = "failed"
-        record.error = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-        if not isinstance(error, HarnessError):
-            (folder / "traceback.txt").write_text(traceback.format_exc())
-            record.error += f"\n{traceback.format_exc()}"
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise CellBusyError(f"{cell.title} is being run by another program.") from None
+        say(f"{cell.title} is being run by another program; waiting for it to end.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raises `CellTimeout` in the main thread when the block takes longer; 0 sets no limit."""
+    if not seconds:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise CellTimeout
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _describe_failure(record: RunRecord, error: Exception, folder: Path) -> None:
+    """Notes why a cell failed; an error that is not for users keeps its traceback."""
+    record.status = "failed"
+    if isinstance(error, HarnessError):
+        record.error = redact(str(error))
+    elif _is_out_of_memory(error):
+        record.error = (
+            f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+            "lower trainer.batch_size or trainer.eval_batch_size, or set trainer.accumulate=2."
+        )
+    else:
+        record.error = redact(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+        if processes.is_main():
+            with atomic_write(folder / "traceback.txt") as temporary:
+                temporary.write_text(redact(traceback.format_exc()))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    # torch has no class of its own for what the CPU's allocator cannot give.
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or on_cpu
+
+
+def _conclude(tracker: Tracker, record: RunRecord, folder: Path) -> str:
+    """Writes the record of an ended cell and sends it; returns MLflow's id."""
     record.finished = _now()
     record.save(folder / "record.json")
-    return Outcome(record, folder / PREDICTIONS_FILE, _track(tracker, record, folder))
+    return _track(tracker, record, folder)
 
 
 def record_failure(cell: Cell, workspace: Workspace, error: str) -> Outcome:
-    """Records a cell that left no record itself, e.g. because its process was killed."""
+    """Records a cell that left no record itself, e.g. because its process was killed.
+
+    A finished record that could only not be sent stays as it is; the next run of the cell sends it.
+    """
     config, folders = cell.config, workspace.folders
     tracker = Tracker(
         tracking_uri(config.tracking, folders), experiment_name(config.tracking, cell.table.spec.name), folders
     )
     folder = ensure_folder(folders.runs / cell.run_id)
+    if (folder / "record.json").is_file():
+        left = RunRecord.load(folder / "record.json")
+        if left.status == "finished":
+            say(f"warning: {cell.title} is finished but not sent: {error}")
+            return Outcome(left, folder / PREDICTIONS_FILE)
     record = _new_record(cell)
-    record.status, record.error, record.finished = "failed", error, _now()
-    record.save(folder / "record.json")
-    return Outcome(record, folder / PREDICTIONS_FILE, _track(tracker, record, folder))
+    record.status, record.error = "failed", error
+    return Outcome(record, folder / PREDICTIONS_FILE, _conclude(tracker, record, folder))
 
 
 def _finished(cell: Cell, tracker: Tracker, folder: Path, uri: str) -> Outcome | None:
     """A finished run of this identity: on disk (killed before it was tracked) or in MLflow."""
+    if cell.config.overwrite == "always":
+        for path in folder.iterdir():
+            if path.name != _LOCK:
+                path.unlink()
+        return None
     keep = ("finished", "failed") if cell.config.overwrite == "never" else ("finished",)
     try:
         known = tracker.find(cell.run_id)
@@ -365,7 +487,8 @@ def _track(tracker: Tracker, record: RunRecord, folder: Path) -> str:
         stored = tracker.log(record, artifacts)
     except TrackingError as error:
         say(f"warning: {error}")
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    if record.status == "finished":
+        (folder / CHECKPOINT).unlink(missing_ok=True)
     return stored
 
 
@@ -441,7 +564,7 @@ def _new_record(cell: Cell) -> RunRecord:
             "remarks": list(cell.masks.remarks),
         },
         seeds={"mask_seed": config.mask_seed, "train_seed": config.train_seed, "eval_seed": config.eval_seed},
-        config=to_dict(config),
+        config=_without_credentials(to_dict(config)),
         backbone=registry.backbones.name_of(type(config.backbone)) if method.uses_backbone else "",
         primary_metric=task.primary_metric,
         higher_is_better=is_higher_better(task.primary_metric),
@@ -450,6 +573,11 @@ def _new_record(cell: Cell) -> RunRecord:
         environment=describe_environment(),
         started=_now(),
     )
+
+
+def _without_credentials(config: dict[str, Any]) -> dict[str, Any]:
+    """A record is read by others than those who may write to the tracking server."""
+    return config | {"tracking": config["tracking"] | {"uri": redact(config["tracking"]["uri"])}}
 
 
 def _bayes(table: DataTable) -> dict[str, float]:
@@ -463,14 +591,16 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folders: Folders, re
     task = table.spec.task
     folder = folders.runs / cell.run_id
     started = time.perf_counter()
-    cell.masks.save(folder / "mask")
+    processes.from_main(lambda: cell.masks.save(folder / "mask"))
     views = observed_views(cell, features)
     began = time.perf_counter()
-    record.audits = audit.audit_before(table, cell.masks, cell.protocol, features, folders.cache / "audits")
+    known = folders.cache / "audits"
+    record.audits = processes.main_first(
+        lambda: audit.audit_before(table, cell.masks, cell.protocol, features, known)
+    )
     cost = Cost(audit_seconds=time.perf_counter() - began)
     trainer = Trainer(config.trainer, config.train_seed, config.device, folder, cell.run_id)
-    method = build_method(config, table, features, views)
-    method.to(trainer.device)
+    method = processes.together(lambda: build_method(config, table, features, views).to(trainer.device))
     cost.prepare_seconds = time.perf_counter() - started - cost.audit_seconds
     cost.trainable_parameters, cost.total_parameters = count_parameters(method)
 
@@ -507,10 +637,14 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folders: Folders, re
     cost.peak_memory_bytes = _peak_memory(trainer)
     cost.total_seconds = time.perf_counter() - started + (fit.seconds if fit.resumed_from else 0.0)
     record.cost = cost
-    save_predictions(predictions, folder / PREDICTIONS_FILE)
-    record.predictions_sha256 = file_sha256(folder / PREDICTIONS_FILE)
-    if config.tracking.checkpoint and config.method.trains:
-        save_weights(method, folder / "model.safetensors", cell.run_id)
+
+    def save() -> str:
+        save_predictions(predictions, folder / PREDICTIONS_FILE)
+        if config.tracking.checkpoint and config.method.trains:
+            save_weights(method, folder / "model.safetensors", cell.run_id)
+        return file_sha256(folder / PREDICTIONS_FILE)
+
+    record.predictions_sha256 = processes.from_main(save)
 
 
 def audit_subject(
@@ -633,11 +767,11 @@ def _score(cell: Cell, condition: str, predictions: Predictions) -> ConditionRes
 
 def save_weights(method: Method, path: Path, identity: str) -> None:
     """Writes what `trainer.restore_state` takes, as safetensors with the run id in its metadata."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: tensor.contiguous() for name, tensor in trainable_state(method).items()}
     with atomic_write(path) as temporary:
-        save_file(state, temporary, metadata={"run_id": identity})
+        temporary.write_bytes(save(state, metadata={"run_id": identity}))
 
 
 def _peak_memory(trainer: Trainer) -> int:
@@ -668,4 +802,5 @@ __all__ = [
     "run_cells",
     "save_weights",
     "summary_line",
+    "timeout_message",
 ]

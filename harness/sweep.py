@@ -7,24 +7,34 @@ starts.  A cell that fails is a record like any other; a worker that dies takes 
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from harness import registry
 from harness.compose import changed_options, compose, from_dict, to_dict
 from harness.config import PathsConfig, RunConfig
-from harness.errors import HarnessError, TrackingError, UsageError
+from harness.errors import (
+    EXIT_TERMINATED,
+    CellBusyError,
+    HarnessError,
+    Terminated,
+    TrackingError,
+    UsageError,
+)
 from harness.files import Folders, ensure_folder
 from harness.mlflow_store import connect
 from harness.outbox import entries, sync
@@ -39,12 +49,15 @@ from harness.runner import (
     resolve,
     run_cell,
     summary_line,
+    timeout_message,
 )
-from harness.tracking import load_runs, tracking_uri
+from harness.tracking import load_runs, past_seconds, tracking_uri
 
 #: `method=all`: every registered method that can run on the data set.
 ALL = "all"
 EXECUTORS = ("local",)
+#: A worker that has not stopped this many seconds after its cell's time, or after it was told to, is killed.
+GRACE_SECONDS = 60.0
 
 
 @dataclass
@@ -54,15 +67,18 @@ class SweepConfig:
     Attributes:
         executor: `local`: processes of this machine.
         workers: Number of processes.
+        cell_timeout: Seconds after which a cell is stopped and recorded as failed; 0 means never.
     """
 
     executor: str = "local"
     workers: int = 1
+    cell_timeout: float = 0.0
 
     def validate(self) -> None:
         """Checks choices and ranges; raises `UsageError`."""
         check_choice("sweep", "executor", self.executor, EXECUTORS)
         check_range("sweep", "workers", self.workers, 1)
+        check_range("sweep", "cell_timeout", self.cell_timeout, 0.0)
 
 
 @dataclass(frozen=True)
@@ -209,7 +225,7 @@ def _finished(cells: Sequence[Cell], workspace: Workspace) -> dict[str, Outcome]
     """Outcomes of the cells that the store knows and that need not be run again, in one query."""
     wanted = {cell.run_id: cell.config.overwrite for cell in cells if cell.config.overwrite != "always"}
     uri = tracking_uri(cells[0].config.tracking, workspace.folders)
-    if not wanted or (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()):
+    if not wanted or not _has_records(uri):
         return {}
     try:
         runs = load_runs(uri, filters={"run_id": ",".join(wanted)})
@@ -221,6 +237,35 @@ def _finished(cells: Sequence[Cell], workspace: Workspace) -> dict[str, Outcome]
         for run in runs
         if run.record.status == "finished" or wanted[run.record.run_id] == "never"
     }
+
+
+def estimate(plan: Plan, workers: int) -> str:
+    """How long what is left of a plan will take, in words, from what finished cells of the same methods took.
+
+    Args:
+        plan: The cells.
+        workers: Cells at a time.
+    """
+    todo = plan.todo
+    config = plan.cells[0].config
+    uri = tracking_uri(config.tracking, Folders.resolve(config.paths))
+    known: dict[tuple[str, str], float] = {}
+    if todo and _has_records(uri):
+        try:
+            known = past_seconds(uri, {cell.table.spec.name for cell in todo})
+        except TrackingError as error:
+            say(f"warning: {error}")
+    costs = [known.get((cell.method_name, cell.table.spec.name)) for cell in todo]
+    told = [cost for cost in costs if cost is not None]
+    if len(told) < len(costs):
+        unknown = f"{len(costs) - len(told)} cells of methods that have not finished on their data set"
+        return f"at least {_duration(sum(told) / workers)}, and {unknown}" if told else "unknown"
+    return f"about {_duration(sum(told) / workers)}" if todo else "none"
+
+
+def _has_records(uri: str) -> bool:
+    """False for a local database that no run has created yet."""
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
 
 
 def run_plan(
@@ -249,7 +294,7 @@ def run_plan(
         _prepare(todo, workspace)
         began = time.monotonic()
         try:
-            with closing(_run_local(todo, sweep.workers, workspace, plugins)) as results:
+            with closing(_run_local(todo, sweep, workspace, plugins)) as results:
                 for number, (cell, outcome) in enumerate(results, start=1):
                     outcomes[cell.run_id] = outcome
                     left = (time.monotonic() - began) / number * (len(todo) - number)
@@ -293,17 +338,21 @@ def _duration(seconds: float) -> str:
 # -- local processes ---------------------------------------------------------------------------------------------------
 
 
+#: Arguments of `_start_worker`.
+_Start = tuple[PathsConfig, tuple[str, ...], int, float]
+
+
 def _run_local(
-    cells: Sequence[Cell], workers: int, workspace: Workspace, plugins: Sequence[str]
+    cells: Sequence[Cell], sweep: SweepConfig, workspace: Workspace, plugins: Sequence[str]
 ) -> Generator[tuple[Cell, Outcome], None, None]:
     """Cells with their outcomes as they end; closing the iterator stops the workers."""
     paths = cells[0].config.paths
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    start = (paths, tuple(plugins), max(1, cores // workers))
+    start = (paths, tuple(plugins), max(1, cores // sweep.workers), sweep.cell_timeout)
     waiting = deque(cells)
     lost: list[Cell] = []
     while waiting:
-        yield from _run_in_pool(waiting, min(workers, len(waiting)), start, workspace, lost)
+        yield from _run_in_pool(waiting, min(sweep.workers, len(waiting)), start, workspace, lost)
     # A worker died.  Any of the cells that ran then may be the reason: they are tried again, one at a time.
     suspects, lost = deque(lost), []
     while suspects:
@@ -315,32 +364,51 @@ def _run_local(
 
 
 def _run_in_pool(
-    waiting: deque[Cell], workers: int, start: tuple[Any, ...], workspace: Workspace, lost: list[Cell]
+    waiting: deque[Cell], workers: int, start: _Start, workspace: Workspace, lost: list[Cell]
 ) -> Iterator[tuple[Cell, Outcome]]:
-    """Runs cells until none is waiting or a worker dies; cells that ran at that moment go to `lost`."""
-    running: dict[Future[Outcome | str], Cell] = {}
+    """Runs cells until none is waiting or a worker dies; cells that ran at that moment go to `lost`.
+
+    A cell that another program runs at this moment goes to the end of the queue.
+    """
+    running: dict[Future[Outcome | str | None], tuple[Cell, float]] = {}
+    limit = start[-1] + GRACE_SECONDS if start[-1] else math.inf
     broken = False
+    others = set(multiprocessing.active_children())
     with _pool(workers, start) as pool:
         while running or (waiting and not broken):
             try:
                 while waiting and not broken and len(running) < workers:
-                    running[_submit(pool, waiting[0])] = waiting[0]
+                    running[_submit(pool, waiting[0])] = waiting[0], time.monotonic()
                     waiting.popleft()
             except BrokenProcessPool:
                 broken = True
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                cell = running.pop(future)
+            tick = 1.0 if math.isfinite(limit) else None
+            for future in wait(running, timeout=tick, return_when=FIRST_COMPLETED).done:
+                cell, _ = running.pop(future)
                 try:
                     result = future.result()
                 except BrokenProcessPool:
                     broken = True
                     lost.append(cell)
                 else:
-                    yield cell, record_failure(cell, workspace, result) if isinstance(result, str) else result
+                    if result is None:
+                        waiting.append(cell)
+                    else:
+                        yield cell, record_failure(cell, workspace, result) if isinstance(result, str) else result
+            now = time.monotonic()
+            overdue = [cell for cell, since in running.values() if now - since > limit]
+            if overdue:
+                # Its worker does not even hear the alarm.  The others go on from their checkpoints.
+                waiting.extendleft(cell for cell, since in running.values() if now - since <= limit)
+                running.clear()
+                broken = True
+                _end(set(multiprocessing.active_children()) - others, grace=0.0)
+                for cell in overdue:
+                    yield cell, record_failure(cell, workspace, timeout_message(start[-1]))
 
 
 @contextmanager
-def _pool(workers: int, start: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
+def _pool(workers: int, start: _Start) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that are stopped at once when the block is left by an exception."""
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
@@ -348,14 +416,25 @@ def _pool(workers: int, start: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]
     try:
         yield pool
     except BaseException:
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
+        _end(set(multiprocessing.active_children()) - others, GRACE_SECONDS)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _submit(pool: ProcessPoolExecutor, cell: Cell) -> Future[Outcome | str]:
+def _end(workers: Iterable[BaseProcess], grace: float) -> None:
+    """Tells workers to stop, and kills those that have not after some seconds."""
+    workers = list(workers)
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + grace
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        if worker.is_alive():
+            worker.kill()
+
+
+def _submit(pool: ProcessPoolExecutor, cell: Cell) -> Future[Outcome | str | None]:
     # A worker starts in here and inherits the mask: Ctrl-C reaches this process alone, which stops the others.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -364,16 +443,28 @@ def _submit(pool: ProcessPoolExecutor, cell: Cell) -> Future[Outcome | str]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_worker: Mapping[str, Workspace] = {}
+@dataclass
+class _Worker:
+    """What a worker process keeps between cells."""
+
+    workspace: Workspace
+    timeout: float
+    busy: bool = False
 
 
-def _start_worker(paths: PathsConfig, plugins: Sequence[str], threads: int) -> None:
+_worker: _Worker
+
+
+def _start_worker(paths: PathsConfig, plugins: Sequence[str], threads: int, timeout: float) -> None:
     """First thing in a worker: plugins, a workspace of its own, its share of the cores."""
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # The sweep's results go to stdout, so nothing that a plugin prints may.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for file in plugins:
         registry.load_plugin_file(file)
-    _worker = {"workspace": Workspace(Folders.resolve(paths))}
+    _worker = _Worker(Workspace(Folders.resolve(paths)), timeout)
+    signal.signal(signal.SIGTERM, _stop_worker)
     import torch
 
     torch.set_num_threads(min(torch.get_num_threads(), threads))
@@ -387,12 +478,30 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_in_worker(data: Mapping[str, Any]) -> Outcome | str:
-    """Runs one cell; the reason when it left no record.  Exceptions stay here: not all can be sent."""
-    workspace = _worker["workspace"]
+def _stop_worker(*_: object) -> None:
+    """SIGTERM: a cell that is running is recorded as interrupted."""
+    if _worker.busy:
+        raise Terminated
+    os._exit(EXIT_TERMINATED)
+
+
+def _run_in_worker(data: Mapping[str, Any]) -> Outcome | str | None:
+    """Runs one cell; the reason when it left no record, None when another program runs it.
+
+    Exceptions stay here: not all can be sent.
+    """
+    _worker.busy = True
     try:
-        return run_cell(resolve(from_dict(data), workspace), workspace)
+        workspace = _worker.workspace
+        return run_cell(resolve(from_dict(data), workspace), workspace, _worker.timeout, wait=False)
+    except CellBusyError:
+        time.sleep(1.0)
+        return None
     except HarnessError as error:
         return str(error)
+    except KeyboardInterrupt:
+        os._exit(EXIT_TERMINATED)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+    finally:
+        _worker.busy = False

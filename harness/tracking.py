@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -227,6 +228,28 @@ def _alternatives(name: str, text: str) -> list[str]:
     """Values of a comma list; the comma of a protocol `train:X,test:Y` is part of its name."""
     parts = [part.strip() for part in text.split(",")]
     return join_names(parts) if name == "protocol" else parts
+
+
+def past_seconds(uri: str, datasets: Iterable[str]) -> dict[tuple[str, str], float]:
+    """Median wall time of finished runs by method and data set; reads no artifacts.
+
+    Raises:
+        TrackingError: If the store cannot be reached or read.
+    """
+    seconds: dict[tuple[str, str], list[float]] = {}
+    client = connect(uri)
+    try:
+        experiments = [item.experiment_id for item in client.search_experiments(max_results=1000)]
+        for name in datasets:
+            quoted = name.replace("'", "")
+            query = f"tags.`{STATUS}` = 'finished' AND tags.`harness.dataset` = '{quoted}'"
+            for run in search(client, experiments, query):
+                cost = run.data.metrics.get("cost/total_seconds")
+                if is_stored(run) and cost is not None:
+                    seconds.setdefault((run.data.tags.get("harness.method", ""), name), []).append(cost)
+    except Exception as error:
+        raise TrackingError(f"MLflow at {redact(uri)} cannot be read: {reason(error)}.") from error
+    return {key: statistics.median(values) for key, values in seconds.items()}
 
 
 def load_runs(uri: str, *, filters: Mapping[str, str] | None = None) -> list[StoredRun]:

@@ -1,12 +1,14 @@
 """The default training loop: AdamW, warm-up and linear decay, early stopping on validation, resumable.
 
 Runs on Accelerate (device, mixed precision, several processes).  Every epoch starts from its own derived seed, so a
-run that was killed and resumed ends in the same weights as one that was not.
+run that was killed and resumed ends in the same weights as one that was not.  Several processes share every batch:
+each computes the gradient of its part, the parts are added up weighted by their samples, and all take the same step.
 """
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import io
 import math
 import time
 from collections import Counter
@@ -20,12 +22,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from harness import processes
 from harness.backbone import Backbone
 from harness.config import TrainerConfig
-from harness.errors import TrainingError
+from harness.errors import TrainingError, UsageError
 from harness.files import atomic_write
 from harness.masking import ObservedDataset
 from harness.method import Method
+from harness.progress import say
 from harness.seeding import derive_seed, seed_everything
 from harness.types import Batch, FloatArray, StepOutput
 
@@ -77,10 +81,39 @@ class EpochBatches:
     def __len__(self) -> int:
         return math.ceil(self.size / self.batch_size)
 
+    def samples(self, step: int) -> int:
+        """Samples of one batch."""
+        return min(self.batch_size, self.size - step * self.batch_size)
+
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng(derive_seed(self.seed, "order", self.epoch)).permutation(self.size)
         for start in range(0, self.size, self.batch_size):
             yield order[start : start + self.batch_size].tolist()
+
+
+class Shares:
+    """What this process computes of every batch: `accumulate` parts of the `processes * accumulate` it is cut into.
+
+    A batch is cut in its own order into parts that differ by one sample at most; a part may be empty.
+
+    Args:
+        batches: Whole batches.
+        accumulate: Parts per process.
+    """
+
+    drop_last = False
+
+    def __init__(self, batches: EpochBatches, accumulate: int) -> None:
+        self.batches, self.accumulate = batches, accumulate
+
+    def __len__(self) -> int:
+        return len(self.batches) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = processes.rank() * self.accumulate
+        for batch in self.batches:
+            parts = np.array_split(np.asarray(batch, dtype=np.int64), processes.count() * self.accumulate)
+            yield from (part.tolist() for part in parts[first : first + self.accumulate])
 
 
 def trainable_state(method: Method) -> dict[str, Tensor]:
@@ -178,6 +211,11 @@ class Trainer:
         self.accelerator: Any = Accelerator(
             mixed_precision=config.precision, cpu=device == "cpu", dataloader_config=None
         )
+        if self.accelerator.num_processes != processes.count():
+            raise UsageError(
+                f"Accelerate sees {self.accelerator.num_processes} processes, the environment says "
+                f"{processes.count()}; start them with `accelerate launch` or `torchrun`."
+            )
         self.device: torch.device = self.accelerator.device
         if self.device.type == "cpu":
             torch.set_float32_matmul_precision(config.cpu_matmul)
@@ -207,8 +245,9 @@ class Trainer:
         result = FitResult(selection_looks={select.split: 0})
         selection = Selection(evaluate, metric, higher_is_better)
         stages = method.stages()
-        model: Any = self.accelerator.prepare(method)
-        saved = self._load_checkpoint()
+        # No wrapper that adds gradients up by itself: stages train some parameters only, and a part may be empty.
+        model: Any = self.accelerator.prepare_model(method, evaluation_mode=True)
+        saved = processes.from_main(self._load_checkpoint)
         first = 0
         if saved is not None:
             first = [stage.name for stage in stages].index(saved["stage"])
@@ -219,7 +258,9 @@ class Trainer:
             method.stage = stage.name
             if saved is None:
                 seed_everything(self.train_seed, "stage", stage.name)
-                method.start_stage(stage, train)
+                start = method.start_stage
+                processes.together(lambda stage=stage, start=start: start(stage, train))  # type: ignore[misc]
+                processes.as_in_main(method.state_dict().values())
             self._fit_stage(method, model, number, train, select, selection, result, saved)
             saved = None
         return result
@@ -240,11 +281,12 @@ class Trainer:
         epochs, peak = stage.epochs or config.epochs, stage.lr or config.lr
         method.zero_grad(set_to_none=True)
         sampler = EpochBatches(len(train), config.batch_size, self.train_seed)
-        loader: Any = DataLoader(train, batch_sampler=sampler, collate_fn=_as_is)  # type: ignore[arg-type]
+        shares = Shares(sampler, config.accumulate)
+        loader: Any = DataLoader(train, batch_sampler=shares, collate_fn=_as_is)  # type: ignore[arg-type]
         optimizer: Any = torch.optim.AdamW(
             [group for group in method.parameter_groups(config.weight_decay) if group["params"]], lr=peak, fused=True
         )
-        optimizer, loader = self.accelerator.prepare(optimizer, loader)
+        optimizer = self.accelerator.prepare(optimizer)
         best: dict[str, Any] = {"score": -math.inf, "state": trainable_state(method)}
         waited = 0
         if saved is not None:
@@ -258,13 +300,15 @@ class Trainer:
                 break
             # Counted over all stages, so that no two of them share batch orders or draws.
             sampler.epoch = len(result.history)
-            seed_everything(self.train_seed, "epoch", sampler.epoch)
+            seed_everything(self.train_seed, "epoch", sampler.epoch, *_own_draws())
             rates = [
                 peak * _schedule(step, epochs * len(sampler), config.warmup)
                 for step in range(epoch * len(sampler), (epoch + 1) * len(sampler))
             ]
-            entry = {"stage": float(number), **self._train_epoch(model, optimizer, loader, rates, sampler.epoch)}
-            metrics = selection.evaluate(self.predict(method, select), select)
+            entry = {"stage": float(number), **self._train_epoch(model, optimizer, loader, rates, sampler)}
+            processes.as_in_main(method.buffers())
+            logits = self.predict(method, select)
+            metrics = processes.from_main(lambda logits=logits: selection.evaluate(logits, select))  # type: ignore[misc]
             result.selection_looks[select.split] += 1
             entry.update({f"{select.split}/{name}": float(value) for name, value in metrics.items()})
             result.history.append(entry)
@@ -280,30 +324,75 @@ class Trainer:
         restore_state(method, best["state"], "the best epoch")
 
     def _train_epoch(
-        self, model: Any, optimizer: Any, loader: Any, rates: Sequence[float], epoch: int
+        self, model: Any, optimizer: Any, loader: Any, rates: Sequence[float], sampler: EpochBatches
     ) -> dict[str, float]:
         """One pass with a learning rate per step; returns means of all scalars and the last learning rate."""
         model.train()
         sums: dict[str, Tensor] = {}
-        for step, (batch, rate) in enumerate(zip(loader, rates, strict=True)):
+        optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        # In the model's order: a norm depends on the order of its terms.
+        parameters = [parameter for parameter in model.parameters() if id(parameter) in optimized]
+        parts = iter(loader)
+        for step, rate in enumerate(rates):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with self.accelerator.autocast():
-                output: StepOutput = model(batch)
-            if not torch.isfinite(output.loss):
-                raise TrainingError(
-                    f"loss is {output.loss.item()} at step {step} of epoch {epoch}, "
-                    f"samples {', '.join(batch.ids[:5])}, …; "
-                    "lower trainer.lr, set trainer.grad_clip, or look at these samples."
-                )
             optimizer.zero_grad()
-            self.accelerator.backward(output.loss)
+            error: Exception | None = None
+            try:
+                for _ in range(self.config.accumulate):
+                    batch: Batch = next(parts).to(self.device)
+                    if len(batch):
+                        weight = len(batch) / sampler.samples(step)
+                        for name, value in self._add_gradient(model, batch, weight, step, sampler.epoch).items():
+                            sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
+            except Exception as caught:
+                error = caught
+            self._add_up_gradients(parameters, error)
             if self.config.grad_clip > 0:
-                self.accelerator.clip_grad_norm_(model.parameters(), self.config.grad_clip)
+                self.accelerator.clip_grad_norm_(parameters, self.config.grad_clip)
             optimizer.step()
-            for name, value in _scalars(output).items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach().float()
-        return {**{name: float(value) / len(rates) for name, value in sums.items()}, "lr": rates[-1]}
+        totals: dict[str, float] = {}
+        for own in processes.everywhere(lambda: {name: float(value) for name, value in sums.items()}):
+            for name, number in own.items():
+                totals[name] = totals.get(name, 0.0) + number
+        return {**{name: total / len(rates) for name, total in totals.items()}, "lr": rates[-1]}
+
+    def _add_gradient(self, model: Any, batch: Batch, weight: float, step: int, epoch: int) -> dict[str, Tensor]:
+        """Adds the gradient of a part of a batch, weighted by its samples; returns its weighted scalars."""
+        with self.accelerator.autocast():
+            output: StepOutput = model(batch)
+        if not torch.isfinite(output.loss):
+            raise TrainingError(
+                f"loss is {output.loss.item()} at step {step} of epoch {epoch}, "
+                f"samples {', '.join(batch.ids[:5])}, …; "
+                "lower trainer.lr, set trainer.grad_clip, or look at these samples.\n"
+                f"all {len(batch)} samples of the step: {', '.join(batch.ids)}"
+            )
+        self.accelerator.backward(output.loss if weight == 1.0 else output.loss * weight)
+        return {name: value.detach().float() * weight for name, value in _scalars(output).items()}
+
+    def _add_up_gradients(self, parameters: Sequence[Tensor], error: Exception | None) -> None:
+        """Makes the gradients of all processes their sum, and the failure of one the failure of all.
+
+        A parameter that no process has a gradient of keeps none, so that the optimiser leaves it alone.
+        """
+        if processes.count() == 1:
+            if error is not None:
+                raise error
+            return
+        gradients = [torch.zeros_like(p) if p.grad is None or error is not None else p.grad for p in parameters]
+        flags = [float(p.grad is not None) for p in parameters] + [float(error is not None)]
+        flat = torch.cat([*(gradient.float().flatten() for gradient in gradients), torch.tensor(flags).to(self.device)])
+        processes.add_up(flat)
+        *there, failed = flat[-len(flags) :].tolist()
+        if failed:
+            processes.fail_together(error)
+        start = 0
+        for parameter, known in zip(parameters, there, strict=True):
+            if known:
+                summed = flat[start : start + parameter.numel()].view_as(parameter)
+                parameter.grad = summed.to(parameter.dtype, copy=True)
+            start += parameter.numel()
 
     def loss(self, method: Method, batch: Batch) -> StepOutput:
         """One training step without its update; the method is left in its former mode."""
@@ -316,34 +405,55 @@ class Trainer:
 
     @torch.no_grad()
     def predict(self, method: Method, view: ObservedDataset) -> FloatArray:
-        """Logits `[n, C]` float32 of a split in its order; the method is left in its former mode."""
+        """Logits `[n, C]` float32 of a split in its order; the method is left in its former mode.
+
+        Processes take the batches in turn, and all get all logits.
+        """
         self.looks[view.split] += 1
+        starts = range(0, len(view), self.config.eval_batch_size)
         training = method.training
         method.eval()
-        parts = []
-        for start in range(0, len(view), self.config.eval_batch_size):
-            batch: Batch = view.batch(np.arange(start, min(start + self.config.eval_batch_size, len(view))))
-            batch.full = None
-            with self.accelerator.autocast():
-                logits = method(batch.to(self.device))
-            parts.append(logits.float().cpu().numpy())
+
+        def own() -> list[FloatArray]:
+            return [self._logits(method, view, start) for start in starts[processes.rank() :: processes.count()]]
+
+        shares = processes.everywhere(own)
         method.train(training)
+        parts = [shares[number % len(shares)][number // len(shares)] for number in range(len(starts))]
         return np.concatenate(parts).astype(np.float32)
+
+    def _logits(self, method: Method, view: ObservedDataset, start: int) -> FloatArray:
+        batch: Batch = view.batch(np.arange(start, min(start + self.config.eval_batch_size, len(view))))
+        batch.full = None
+        with self.accelerator.autocast():
+            logits = method(batch.to(self.device))
+        array: FloatArray = logits.float().cpu().numpy()
+        return array
 
     @property
     def _checkpoint_path(self) -> Path | None:
         return None if self.folder is None else self.folder / CHECKPOINT
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
+        """The checkpoint of this run; one that is damaged is set aside, so that training starts over.
+
+        Raises:
+            TrainingError: If it is of another run.
+        """
         path = self._checkpoint_path
         if path is None or not path.is_file():
             return None
         try:
-            saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            content = path.read_bytes()
+            digest, _, payload = content.partition(b"\n")
+            if hashlib.sha256(payload).hexdigest().encode() != digest:
+                raise ValueError("its checksum is wrong")
+            saved: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         except Exception as error:
-            raise TrainingError(
-                f"checkpoint {path} is damaged ({type(error).__name__}); delete it to train from the start."
-            ) from error
+            aside = path.with_name(path.name + ".damaged")
+            path.replace(aside)
+            say(f"warning: checkpoint {path} is damaged ({error}); it is now {aside.name}, and training starts over.")
+            return None
         if saved["run_id"] != self.run_id:
             raise TrainingError(
                 f"checkpoint {path} belongs to run {saved['run_id'][:12]}…, this is run {self.run_id[:12]}…; "
@@ -354,21 +464,34 @@ class Trainer:
     def _save_checkpoint(
         self, method: Method, optimizer: Any, best: Mapping[str, Any], waited: int, result: FitResult
     ) -> None:
+        """Writes a line with the sha256 of what follows, then what `torch.load(weights_only=True)` reads."""
         path = self._checkpoint_path
-        if path is None or not self.accelerator.is_main_process:
+        if path is None:
             return
         state = {
             "run_id": self.run_id,
             "stage": method.stage,
             "state": trainable_state(method),
-            "optimizer": copy.deepcopy(optimizer.state_dict()),
+            "optimizer": optimizer.state_dict(),
             "best_score": best["score"],
             "best_state": best["state"],
             "waited": waited,
             "result": vars(result).copy(),
         }
-        with atomic_write(path) as temporary:
-            torch.save(state, temporary)
+
+        def write() -> None:
+            payload = io.BytesIO()
+            torch.save(state, payload)
+            with atomic_write(path) as temporary, temporary.open("wb") as file:
+                file.write(hashlib.sha256(payload.getbuffer()).hexdigest().encode() + b"\n")
+                file.write(payload.getbuffer())
+
+        processes.from_main(write)
+
+
+def _own_draws() -> tuple[object, ...]:
+    """What tells the draws of a process that is not the main one from the main one's."""
+    return ("process", processes.rank()) if processes.rank() else ()
 
 
 def _learned(method: Method, optimizer: Any) -> set[str]:

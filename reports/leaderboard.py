@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from harness.config import NOT_IDENTITY, digest_of
+from harness.config import digest_of, identity_part
 from harness.errors import DataError, HarnessError
 from harness.predictions import split_conditions
 from harness.record import ConditionResult, RunRecord
@@ -184,7 +184,7 @@ def row_key(record: RunRecord) -> str:
 
 
 def _row_config(record: RunRecord) -> dict[str, Any]:
-    config = {name: value for name, value in record.config.items() if name not in (*NOT_IDENTITY, *_SEEDS)}
+    config = {name: value for name, value in identity_part(record.config).items() if name not in _SEEDS}
     return config | {"code": dict(record.fingerprints)}
 
 

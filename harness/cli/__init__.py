@@ -8,11 +8,26 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
+from harness import processes
 from harness.cli.parsing import Parser, add_plugin_option
-from harness.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, HarnessError, UnknownNameError
+from harness.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TERMINATED,
+    EXIT_USAGE,
+    HarnessError,
+    Terminated,
+    UnknownNameError,
+    UsageError,
+)
+from harness.progress import say
 
 #: Sub-commands and what they do; each is the module of the same name in `harness.cli.commands`.
 COMMANDS: Mapping[str, str] = {
@@ -54,19 +69,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(arguments)
+        with _sigterm_as_interrupt(), _results_of_main_only():
+            code = _dispatch(arguments)
         sys.stdout.flush()
         return code
     except HarnessError as error:
-        print(f"harness: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if processes.is_main() or not error.known_to_all:
+            from harness.mlflow_store import redact
+
+            # An error may quote the command line, and that the address of a tracking server.
+            print(f"harness: error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("harness: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        say("harness: interrupted; the same command goes on from the last checkpoint.")
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has gone; keep the interpreter from flushing into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: what is running is recorded as interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _results_of_main_only() -> Iterator[None]:
+    """Of several processes that work on one run, the main one alone prints."""
+    if processes.is_main():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -84,6 +131,8 @@ def _dispatch(arguments: list[str]) -> int:
     name, *rest = rest
     if name not in COMMANDS:
         raise UnknownNameError("command", name, COMMANDS)
+    if processes.count() > 1 and name != "run":
+        raise _in_all(UsageError(f"harness {name} is one process; only `harness run` is started as several."))
     module = importlib.import_module(f"harness.cli.commands.{name.replace('-', '_')}")
     command: Parser = module.parser(prog=f"harness {name}", description=COMMANDS[name])
     add_plugin_option(command)
@@ -97,6 +146,12 @@ def _dispatch(arguments: list[str]) -> int:
             load_plugin_file(file)
     code: int = module.execute(parsed)
     return code
+
+
+def _in_all(error: HarnessError) -> HarnessError:
+    """Marks an error that every process of a run meets alike."""
+    error.known_to_all = True
+    return error
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

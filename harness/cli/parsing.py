@@ -25,7 +25,10 @@ class Parser(argparse.ArgumentParser):
 def add_plugin_option(parser: argparse.ArgumentParser) -> None:
     """Adds the repeatable `--plugin FILE`, which every command takes."""
     parser.add_argument(
-        "--plugin", action="append", metavar="FILE", help="import this file first; it registers plugins (repeatable)"
+        "--plugin",
+        action="append",
+        metavar="FILE",
+        help="run this Python file first, which registers plugins; repeatable",
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +44,18 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from omegaconf import OmegaConf
 
-        print("---\n".join(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))) for config in configs), end="")
+        from harness.mlflow_store import redact
+
+        shown = "---\n".join(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))) for config in configs)
+        print(redact(shown), end="")
         say(f"{len(configs)} run{'s' if len(configs) != 1 else ''}; nothing was started.")
         return EXIT_OK
 
     from harness.runner import run_cells
 
-    outcomes = run_cells(configs)
+    # stdout is for the table: what a method prints goes the way of progress.
+    with contextlib.redirect_stdout(sys.stderr):
+        outcomes = run_cells(configs)
     records = [outcome.record for outcome in outcomes]
     board = None
     if arguments.report is not None:

@@ -24,16 +24,19 @@ examples:
   harness sweep method=all dataset=openmoji --dry-run
 
 method=all stands for every registered method that can run on the data set; a method that reads one modality
-(unimodal) is run once per modality unless method.modality is set.  executor=local workers=N runs N cells at a time.
+(unimodal) is run once per modality unless method.modality is set.  executor=local workers=N runs N cells at a time;
+cell_timeout=SECONDS stops a cell that takes longer and records it as failed.
 
 The plan is shown before anything starts.  Finished cells are skipped, so the same command goes on after Ctrl-C, a
 crash or a failed cell.  A cell that fails is recorded, the sweep goes on, and the exit code is 1 at the end."""
+
+_OWN_HELP = "executor, workers, cell_timeout"
 
 
 def parser(**options: Any) -> Parser:
     """Arguments of the command."""
     result = Parser(epilog=_EPILOG, **options)
-    result.add_argument("overrides", nargs="*", metavar="OPTION=VALUE", help=f"{OVERRIDES_HELP}; executor, workers")
+    result.add_argument("overrides", nargs="*", metavar="OPTION=VALUE", help=f"{OVERRIDES_HELP}; {_OWN_HELP}")
     result.add_argument("--dry-run", action="store_true", help="print the plan and every cell, start nothing")
     result.add_argument("--report", metavar="DIR", type=Path, help="write a report of these runs to DIR")
     result.add_argument("--no-table", action="store_true", help="do not print the comparison tables")
@@ -42,12 +45,12 @@ def parser(**options: Any) -> Parser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Plans the grid, shows the plan, runs what is left and prints the tables."""
-    from harness.sweep import make_plan, run_plan
+    from harness.sweep import estimate, make_plan, run_plan
 
     sweep, overrides = split_options(arguments.overrides)
     plan = make_plan(overrides)
     with contextlib.redirect_stdout(sys.stdout if arguments.dry_run else sys.stderr):
-        _print_plan(plan, sweep.workers)
+        _print_plan(plan, sweep.workers, estimate(plan, sweep.workers))
     if arguments.dry_run:
         _print_cells(plan)
         return EXIT_OK
@@ -89,16 +92,16 @@ def split_options(texts: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     from harness.compose import compose_as
     from harness.sweep import SweepConfig
 
-    own = [text for text in texts if re.match(r"(executor|workers)\s*=", text)]
+    own = [text for text in texts if re.match(r"(executor|workers|cell_timeout)\s*=", text)]
     sweeps = compose_as(SweepConfig, own)
     if len(sweeps) != 1:
-        raise UsageError("a sweep has one executor and one number of workers.")
+        raise UsageError("a sweep has one executor, one number of workers and one cell_timeout.")
     (sweep,) = sweeps
     sweep.validate()
     return sweep, [text for text in texts if text not in own]
 
 
-def _print_plan(plan: Plan, workers: int) -> None:
+def _print_plan(plan: Plan, workers: int, expected: str) -> None:
     cells, left = len(plan.cells), len(plan.todo)
     print(f"{cells} cells, {cells - left} finished, {left} to run, {min(workers, max(left, 1))} at a time")
     print_table(
@@ -107,6 +110,7 @@ def _print_plan(plan: Plan, workers: int) -> None:
     )
     if plan.left_out:
         print_table(["left out", "on", "because"], [[gone.method, gone.where, gone.reason] for gone in plan.left_out])
+    print(f"estimated time: {expected}")
 
 
 def _print_cells(plan: Plan) -> None:
