@@ -86,7 +86,9 @@ def encoder_config(name: str, options: Mapping[str, Any]) -> EncoderConfig:
     try:
         for option in options:
             _check_key(option, schema, {}, {})
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(options)))
+        # A plan asks for thousands of plain ones, which need no merging.
+        merged = OmegaConf.merge(OmegaConf.structured(schema), dict(options)) if options else None
+        config = schema() if merged is None else OmegaConf.to_object(merged)
     except (UsageError, OmegaConfBaseException) as error:
         raise UsageError(f"encoder_options.{name}: {_first_line(error)}.") from error
     assert isinstance(config, EncoderConfig)

@@ -40,6 +40,7 @@ from harness.masking import MaskTable, ObservedDataset, observe
 from harness.method import Method, MethodContext
 from harness.metrics import is_higher_better, metric_for, metric_versions, metrics_for
 from harness.mlflow_store import redact
+from harness.plugin import PluginConfig
 from harness.predictions import load_predictions, pool_conditions, save_predictions
 from harness.progress import say
 from harness.protocol import Protocol, parse_protocol
@@ -65,6 +66,8 @@ class Workspace:
         self.folders = folders
         self._tables: dict[str, DataTable] = {}
         self._features: dict[str, FeatureArray] = {}
+        self._masks: dict[tuple[str, str, int], MaskTable] = {}
+        self._sources: dict[type[PluginConfig], str] = {}
 
     def table(self, config: Any) -> DataTable:
         """The loaded data set of a config."""
@@ -72,6 +75,19 @@ class Workspace:
         if key not in self._tables:
             self._tables[key] = config.load(self.folders.data, self.folders.cache / "datasets")
         return self._tables[key]
+
+    def masks(self, protocol: Protocol, table: DataTable, mask_seed: int) -> MaskTable:
+        """The mask table of a protocol, drawn once."""
+        key = (protocol.name, table.spec.fingerprint, mask_seed)
+        if key not in self._masks:
+            self._masks[key] = MaskTable.build(protocol, table, mask_seed)
+        return self._masks[key]
+
+    def source_fingerprint(self, plugin: type[PluginConfig]) -> str:
+        """Digest of a plugin's sources, read once: what is imported does not change either."""
+        if plugin not in self._sources:
+            self._sources[plugin] = plugin.source_fingerprint()
+        return self._sources[plugin]
 
     def features(self, table: DataTable, encoders: Mapping[str, tuple[str, EncoderConfig]]) -> dict[str, FeatureArray]:
         """Feature arrays of every modality, from the store or computed now."""
@@ -217,23 +233,23 @@ def resolve(config: RunConfig, workspace: Workspace) -> Cell:
             "training modalities; run it with supervision=complete, or choose options that do not."
         )
     protocol = parse_protocol(config.protocol)
-    masks = MaskTable.build(protocol, table, config.mask_seed)
+    masks = workspace.masks(protocol, table, config.mask_seed)
     if masks.conditions and config.trainer.select_split == "test":
         raise UsageError(
             f"trainer.select_split=test replays selection on the test split; {protocol.name!r} has "
             f"{len(masks.conditions)} test conditions, choose a protocol with one."
         )
     shown = masks.revealed(table) if method.oracle else masks
-    plugins = {"method": method.source_fingerprint()}
+    plugins = {"method": workspace.source_fingerprint(type(method))}
     identity = identity_dict(config)
     # The fingerprint stands for the data set: where its files lie does not matter.
     identity.pop("dataset")
     if method.uses_backbone:
-        plugins["backbone"] = config.backbone.source_fingerprint()
+        plugins["backbone"] = workspace.source_fingerprint(type(config.backbone))
     else:
         identity.pop("backbone", None)
     for group in (token_encoder_names(config, table), backbone_encoder_names(config, table) or {}):
-        plugins |= {f"encoder:{name}": encoder.source_fingerprint() for name, encoder in group.values()}
+        plugins |= {f"encoder:{name}": workspace.source_fingerprint(type(encoder)) for name, encoder in group.values()}
     return Cell(
         config,
         table,
