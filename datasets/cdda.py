@@ -286,7 +286,7 @@ class _Sheets:
             try:
                 with Image.open(path) as image:
                     pixels = np.asarray(image.convert("RGBA"))
-            except (OSError, ValueError, SyntaxError) as error:
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise DataError(f"{path} is missing or corrupt ({error}); unpack the package again.") from error
             rows, columns = pixels.shape[0] // height, pixels.shape[1] // width
             cut = pixels[: rows * height, : columns * width].reshape(rows, height, columns, width, 4)

@@ -39,6 +39,9 @@ from harness.types import (
 _KINDS = ("text", "image", "features", "tabular")
 _METRIC = {"binary": "accuracy", "multiclass": "accuracy", "multilabel": "f1_macro", "regression": "mae"}
 _NAMED = 10  # problems that are spelled out
+#: Bounds of a hostile or broken folder: a small file may claim to hold terabytes.
+MAX_PIXELS = 50_000_000
+MAX_CHARACTERS = 131_072
 _MANIFESTS = ("manifest.csv", "manifest.parquet")
 
 
@@ -351,6 +354,8 @@ def _part(name: str, kind: str, columns: list[str], row: dict[str, str], files: 
         if not cell:
             return _Part()
         if kind == "text":
+            if len(cell) > MAX_CHARACTERS:
+                return _Part(problem=f"text of {len(cell):,} characters (at most {MAX_CHARACTERS:,} are read)")
             return _Part(there=True, value=cell, digest=hashlib.sha256(cell.encode()).hexdigest())
         return files.part(cell, kind)
     cells = [row[column].strip() for column in columns if column.startswith(f"{name}:")]
@@ -383,18 +388,21 @@ def _read_file(path: Path, kind: str) -> tuple[Any, str]:
 def _read_image(path: Path) -> tuple[npt.NDArray[np.uint8], str]:
     from PIL import Image, ImageOps
 
+    empty = np.empty((0, 0, 3), dtype=np.uint8)
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return empty, f"would decode to {image.width} x {image.height} pixels (at most {MAX_PIXELS:,} are read)"
             return np.array(ImageOps.exif_transpose(image).convert("RGB")), ""
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return np.empty((0, 0, 3), dtype=np.uint8), f"is not a readable picture ({_reason(error)})"
+        return empty, f"is not a readable picture ({_reason(error)})"
 
 
 def _read_features(path: Path) -> tuple[FloatArray, str]:
     empty = np.empty(0, dtype=np.float32)
     try:
         raw = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         return empty, f"is not a readable .npy array of numbers ({_reason(error)})"
     if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "fiub":
         return empty, "is not a .npy array of numbers"

@@ -305,7 +305,7 @@ def _draw(path: Path) -> npt.NDArray[np.uint8]:
             if opened.width * opened.height > _MOST_PIXELS:
                 raise DataError(f"{path} has {opened.width} x {opened.height} pixels, more than {_MOST_PIXELS:,}.")
             image = opened.convert("RGBA")
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is missing or corrupt ({error}); unpack the package again.") from error
     paper = Image.new("RGB", image.size, "white")
     paper.paste(image, mask=image)

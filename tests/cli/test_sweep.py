@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,12 @@ import pytest
 from harness import registry
 from harness.cli import main
 from harness.config import PathsConfig
-from harness.errors import DataError, UsageError
+from harness.errors import DataError, TrackingError, UsageError
 from harness.features import FeatureStore
 from harness.files import Folders
-from harness.mlflow_store import connect
+from harness.mlflow_store import connect, probe
 from harness.sweep import Plan, SweepConfig, make_plan, run_plan, variant
+from harness.tracking import load_runs
 
 Capture = pytest.CaptureFixture[str]
 
@@ -215,6 +219,7 @@ def test_cells_of_several_data_sets(tmp_path: Path) -> None:
         (["method=majority", "executor=slurm"], "sweep.executor='slurm' is not one of local"),
         (["method=majority", "workers=0"], "sweep.workers=0 must be >= 1"),
         (["method=majority", "workers=two"], "workers=two"),
+        (["method=majority", "cell_timeout=-1"], "sweep.cell_timeout=-1.0 must be >= 0.0"),
         (["method=majority", "workers=1,2"], "one number of workers"),
         (["method=all", "method.k=3"], "method.k=3: options of one method do not fit all of them"),
         (["method=unimodal", "method.modality=smell"], "'smell' is not a modality"),
@@ -240,6 +245,7 @@ def test_dry_run_prints_every_cell_and_starts_nothing(home: Path, capsys: Captur
     assert main(["sweep", *SMALL, "method=majority,unimodal", "train_seed=0,1", "workers=2", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "6 cells, 0 finished, 6 to run, 2 at a time"
+    assert "estimated time: unknown" in lines
     assert sum("to run" in line and "synthetic  any_0.5" in line for line in lines[4:]) == 6
     assert not (home / "runs").exists()
     assert not (home / "mlflow.db").exists()
@@ -269,7 +275,16 @@ def test_two_workers_record_everything_and_failures_stop_nobody(store: Path, plu
 
     again = ["--plugin", str(plugin), "sweep", *grid]
     assert main([*again, "--dry-run"]) == 0
-    assert "4 cells, 2 finished, 2 to run" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 cells, 2 finished, 2 to run" in out
+    assert "estimated time: unknown" in out
+    # What these methods took is known now: for other seeds and masks, too.
+    more = [*SMALL, "method=dies,majority,knn_vote", "train_seed=5", "mask_seed=5"]
+    assert main(["--plugin", str(plugin), "sweep", *more, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"estimated time: at least \d+ s, and 1 cells of methods that have not finished on their", out)
+    assert main(["sweep", *SMALL, "method=majority", "train_seed=5", "--dry-run"]) == 0
+    assert re.search(r"estimated time: about \d+ s", capsys.readouterr().out)
     # All are recorded: with overwrite=never there is nothing to do, and failed cells still count.
     assert main([*again, "overwrite=never"]) == 1
     out, err = capsys.readouterr()
@@ -300,7 +315,10 @@ def test_ctrl_c_stops_the_workers_and_keeps_what_is_finished(store: Path, plugin
     assert "1 of 2 cells are recorded and stay." in err
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
-    assert {name: record["status"] for name, record in records(store).items()} == {"majority": "finished"}
+    assert {name: record["status"] for name, record in records(store).items()} == {
+        "majority": "finished",
+        "slow": "interrupted",
+    }
     registry.load_plugin_file(plugin)
     plan = make_plan([*SMALL, "method=majority,slow"])
     assert [cell.method_name for cell in plan.todo] == ["slow"]
@@ -324,6 +342,62 @@ def _alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.slow
+def test_two_sweeps_of_the_same_grid_share_its_cells(store: Path) -> None:
+    grid = [*SMALL, "method=majority", "train_seed=range(0,6)", "--no-table"]
+    sweeps = [start(*grid), start(*grid)]
+    ends = [sweep.communicate(timeout=580) for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0], ends
+    done = [line for _, err in ends for line in err.splitlines() if line.startswith("[")]
+    assert sum("already finished" not in line for line in done) == 6, "every cell was run once"
+    runs = load_runs(f"sqlite:///{store / 'mlflow.db'}")
+    assert sorted(run.record.seeds["train_seed"] for run in runs) == list(range(6))
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_in_mid_sweep_costs_nothing(store: Path, plugin: Path) -> None:
+    """Records wait in the outbox, and `harness sync` sends them to the next server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve = [sys.executable, "-P", "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    serve += ["--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}", "--artifacts-destination", str(store / "art")]
+    uri = f"http://127.0.0.1:{port}"
+
+    def server() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            with suppress(TrackingError):
+                probe(uri)
+                break
+            time.sleep(0.2)
+        return process
+
+    grid = [*SMALL, "method=majority", "train_seed=range(0,4)", f"tracking.uri={uri}"]
+    first = server()
+    sweep = start(*grid)
+    assert sweep.stderr is not None
+    lines = []
+    for line in sweep.stderr:
+        lines.append(line)
+        if line.startswith("[1/4"):
+            os.killpg(first.pid, signal.SIGKILL)
+            first.wait()
+    assert sweep.wait() == 0, lines
+    assert any("send it later with `harness sync`" in line for line in lines)
+    assert {record["status"] for record in records(store).values()} == {"finished"}
+    second = server()
+    try:
+        assert main(["sync", f"tracking.uri={uri}"]) == 0
+        runs = load_runs(uri)
+        assert sorted(run.record.seeds["train_seed"] for run in runs) == list(range(4))
+        assert all(len(run.predictions().ids) == 15 for run in runs)
+    finally:
+        os.killpg(second.pid, signal.SIGKILL)
+        second.wait()
 
 
 def test_features_that_cannot_be_computed_are_told_before_anything_runs(

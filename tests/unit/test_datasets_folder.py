@@ -7,6 +7,8 @@ import os
 import pickle
 import re
 import shlex
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,31 @@ def test_every_problem_is_named_at_once(shop: Shop) -> None:
         strict=True,
     ):
         assert line.startswith(expected)
+
+
+def test_small_files_that_claim_much_are_refused(shop: Shop) -> None:
+    """A picture of 2.5 gigapixels in a few kilobytes, an array of exabytes in its header, a text like a book."""
+    bomb = zlib.compress(bytes(10))
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", bomb), (b"IEND", b""))
+    (shop.folder / "4.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks))
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 9_000, 9_000, 8, 2, 0, 0, 0)), *chunks[1:])
+    (shop.folder / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks))
+    with (shop.folder / "6.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (2**40, 2**18)})
+    shop.set(7, "title", "x" * 131_073)
+    with pytest.raises(DataError, match="larger than field limit"):
+        shop.load()
+    shop.set(7, "title", "x" * 131_072)
+    lines = shop.problems()
+    assert "id 'i4', photo: file '4.png' is not a readable picture (Image size (2500000000 pixels)" in lines[1]
+    assert "id 'i5', photo: file '5.png' would decode to 9000 x 9000 pixels" in lines[2]
+    assert "id 'i6', sound: file '6.npy' is not a readable .npy array" in lines[3]
+    assert len(lines) == 4
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def test_many_problems_are_counted(shop: Shop) -> None:

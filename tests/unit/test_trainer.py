@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,12 +189,39 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    fit(tmp_path)
+@pytest.mark.parametrize("damage", ["cut", "one bit", "empty", "another file"])
+def test_a_damaged_checkpoint_is_set_aside_and_training_starts_over(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, expected = fit(tmp_path)
     path = tmp_path / CHECKPOINT
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(TrainingError, match=r"damaged.*delete it"):
-        fit(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = {"cut": content[:200], "one bit": content, "empty": b"", "another file": b"hello\nworld"}[damage]
+    path.write_bytes(damaged)
+    again, result = fit(tmp_path)
+    assert "training starts over" in capsys.readouterr().err
+    assert (tmp_path / f"{CHECKPOINT}.damaged").read_bytes() == damaged
+    assert same(whole, again)
+    assert (result.resumed_from, result.history) == (0, expected.history)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pickle that would create a file when it is loaded, with a right checksum."""
+    payload = pickle.dumps(Opens(str(tmp_path / "executed")))
+    digest = hashlib.sha256(payload).hexdigest().encode()
+    (tmp_path / CHECKPOINT).write_bytes(digest + b"\n" + payload)
+    fit(tmp_path)
+    assert not (tmp_path / "executed").exists()
+    assert "training starts over" in capsys.readouterr().err
+
+
+class Opens:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (self.path, "w"))
 
 
 def test_a_loss_that_is_not_finite_names_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
