@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_connected = False
 #: The main process may compute features for hours while the others wait.
 _PATIENCE = datetime.timedelta(days=7)
 
@@ -38,6 +39,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def connected() -> bool:
+    """Whether `start` has been called where there are several processes."""
+    return _connected
+
+
 def start(device: str) -> None:
     """Connects the processes; does nothing where there is one, or when they are connected already.
 
@@ -49,6 +55,8 @@ def start(device: str) -> None:
     """
     if count() == 1:
         return
+    global _connected
+    _connected = True
     import torch
     from accelerate import PartialState
 

@@ -247,10 +247,12 @@ def estimate(plan: Plan, workers: int) -> str:
         workers: Cells at a time.
     """
     todo = plan.todo
-    config = plan.cells[0].config
+    if not todo:
+        return "none"
+    config = todo[0].config
     uri = tracking_uri(config.tracking, Folders.resolve(config.paths))
     known: dict[tuple[str, str], float] = {}
-    if todo and _has_records(uri):
+    if _has_records(uri):
         try:
             known = past_seconds(uri, {cell.table.spec.name for cell in todo})
         except TrackingError as error:
@@ -260,7 +262,7 @@ def estimate(plan: Plan, workers: int) -> str:
     if len(told) < len(costs):
         unknown = f"{len(costs) - len(told)} cells of methods that have not finished on their data set"
         return f"at least {_duration(sum(told) / workers)}, and {unknown}" if told else "unknown"
-    return f"about {_duration(sum(told) / workers)}" if todo else "none"
+    return f"about {_duration(sum(told) / workers)}"
 
 
 def _has_records(uri: str) -> bool:

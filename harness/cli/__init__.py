@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except HarnessError as error:
-        if processes.is_main() or not error.known_to_all:
+        # Before the processes are connected they do the same, and fail alike.
+        if processes.is_main() or (processes.connected() and not error.known_to_all):
             from harness.mlflow_store import redact
 
             # An error may quote the command line, and that the address of a tracking server.
@@ -132,7 +133,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UnknownNameError("command", name, COMMANDS)
     if processes.count() > 1 and name != "run":
-        raise _in_all(UsageError(f"harness {name} is one process; only `harness run` is started as several."))
+        raise UsageError(f"harness {name} is one process; only `harness run` is started as several.")
     module = importlib.import_module(f"harness.cli.commands.{name.replace('-', '_')}")
     command: Parser = module.parser(prog=f"harness {name}", description=COMMANDS[name])
     add_plugin_option(command)
@@ -146,12 +147,6 @@ def _dispatch(arguments: list[str]) -> int:
             load_plugin_file(file)
     code: int = module.execute(parsed)
     return code
-
-
-def _in_all(error: HarnessError) -> HarnessError:
-    """Marks an error that every process of a run meets alike."""
-    error.known_to_all = True
-    return error
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

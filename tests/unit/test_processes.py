@@ -234,12 +234,18 @@ def test_what_fails_in_one_process_fails_in_all_and_the_next_cell_runs(tmp_path:
     assert sorted((record.method, record.status) for record in found) == [("fails", "failed"), ("majority", "finished")]
 
 
-def test_wrong_usage_is_told_once(tmp_path: Path) -> None:
-    main, other = launch(RUN, "sweep", *options(tmp_path, "method=majority"))
+@pytest.mark.parametrize(
+    ("command", "method", "says"),
+    [
+        ("sweep", "majority", "harness sweep is one process; only `harness run`"),
+        ("run", "nope", "unknown method 'nope'"),
+    ],
+)
+def test_wrong_usage_is_told_once(tmp_path: Path, command: str, method: str, says: str) -> None:
+    main, other = launch(RUN, command, *options(tmp_path, f"method={method}"))
     assert (main.returncode, other.returncode) == (EXIT_USAGE, EXIT_USAGE)
-    assert main.stderr.strip() == (
-        "harness: error: harness sweep is one process; only `harness run` is started as several."
-    )
+    (line,) = main.stderr.splitlines()
+    assert line.startswith(f"harness: error: {says}")
     assert other.stderr == ""
 
 
