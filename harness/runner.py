@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -464,7 +465,9 @@ def _finished(cell: Cell, tracker: Tracker, folder: Path, uri: str) -> Outcome |
     """A finished run of this identity: on disk (killed before it was tracked) or in MLflow."""
     if cell.config.overwrite == "always":
         for path in folder.iterdir():
-            if path.name != _LOCK:
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
                 path.unlink()
         return None
     keep = ("finished", "failed") if cell.config.overwrite == "never" else ("finished",)

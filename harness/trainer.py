@@ -349,7 +349,8 @@ class Trainer:
                 error = caught
             self._add_up_gradients(parameters, error)
             if self.config.grad_clip > 0:
-                self.accelerator.clip_grad_norm_(parameters, self.config.grad_clip)
+                clipped = parameters if processes.count() > 1 else model.parameters()
+                self.accelerator.clip_grad_norm_(clipped, self.config.grad_clip)
             optimizer.step()
         totals: dict[str, float] = {}
         for own in processes.everywhere(lambda: {name: float(value) for name, value in sums.items()}):
