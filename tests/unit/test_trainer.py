@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_starts_over(
 
 def test_a_checkpoint_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A pickle that would create a file when it is loaded, with a right checksum."""
-    payload = pickle.dumps(Opens(str(tmp_path / "executed")))
+    payload = pickle.dumps(Opens(str(tmp_path / "executed")), protocol=2)
     digest = hashlib.sha256(payload).hexdigest().encode()
     (tmp_path / CHECKPOINT).write_bytes(digest + b"\n" + payload)
     fit(tmp_path)
