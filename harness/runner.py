@@ -614,9 +614,7 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folders: Folders, re
     views = observed_views(cell, features)
     began = time.perf_counter()
     known = folders.cache / "audits"
-    record.audits = processes.main_first(
-        lambda: audit.audit_before(table, cell.masks, cell.protocol, features, known)
-    )
+    record.audits = processes.main_first(lambda: audit.audit_before(table, cell.masks, cell.protocol, features, known))
     cost = Cost(audit_seconds=time.perf_counter() - began)
     trainer = Trainer(config.trainer, config.train_seed, config.device, folder, cell.run_id)
     method = processes.together(lambda: build_method(config, table, features, views).to(trainer.device))
