@@ -158,14 +158,15 @@ class RetrievalConfig:
     """How neighbours are searched.
 
     Attributes:
-        backend: `faiss` (exact inner product, required by default) or `torch` (explicit).
+        backend: `faiss` (exact inner product, required by default), `torch` (exact, explicit), or, approximate and
+            meant for banks of above a million items, `faiss_ivf` and `faiss_hnsw`.
     """
 
     backend: str = "faiss"
 
     def validate(self) -> None:
         """Checks choices; raises `UsageError`."""
-        check_choice("retrieval", "backend", self.backend, ("faiss", "torch"))
+        check_choice("retrieval", "backend", self.backend, ("faiss", "torch", "faiss_ivf", "faiss_hnsw"))
 
 
 def default_encoders() -> dict[str, str]:

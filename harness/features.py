@@ -50,6 +50,11 @@ class FeatureArray:
         """Shapes as methods see them."""
         return FeatureSpec(self.tokens.shape[1], tuple(self.tokens.shape[2:]), self.pooled.shape[1])
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of one row's tokens and mask as they are stored."""
+        return int(self.tokens[:1].nbytes + self.mask[:1].nbytes)
+
     def replace_tokens(self, other: FeatureArray) -> FeatureArray:
         """Tokens of another encoder, pooled vector of this one."""
         return FeatureArray(other.tokens, other.mask, self.pooled, self.digest)

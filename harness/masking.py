@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +30,15 @@ from harness.types import (
     DatasetSpec,
     DataTable,
     FeatureSpec,
+    FloatArray,
     IntArray,
     ModalityBatch,
     Split,
     pattern_name,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MASK_SCHEMA = 1
 #: Column of saved tables with several test conditions; no modality may be called so.
@@ -469,6 +473,38 @@ class ObservedDataset:
             self.supervision,
             self._full,
         )
+
+    def digests(self) -> IntArray:
+        """`[n, M]` hashes of the raw values, 0 where a value is hidden."""
+        every = [np.asarray(self._features[name].digest[self._rows]) for name in self.modalities]
+        return np.where(self.present, np.stack(every, axis=1), 0)
+
+    def pooled(self, name: str, indices: IntArray) -> FloatArray:
+        """Pooled vectors `[b, P]` of one modality of samples that show it."""
+        return np.asarray(self._features[name].pooled[self._shown_rows(name, indices)], dtype=np.float32)
+
+    def tokens(self, name: str, indices: IntArray) -> tuple[Tensor, Tensor]:
+        """Tokens `[b, L, *token_shape]` as they are stored and masks `[b, L]` of one modality of samples that show it.
+
+        One gathering out of the memory map, whatever order the samples have.
+        """
+        import torch
+
+        array, rows = self._features[name], self._shown_rows(name, indices)
+        return (
+            torch.from_numpy(np.ascontiguousarray(array.tokens[rows])),
+            torch.from_numpy(np.ascontiguousarray(array.mask[rows])),
+        )
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes of one sample's tokens and mask of a modality in the feature store."""
+        return self._features[name].stored_bytes
+
+    def _shown_rows(self, name: str, indices: IntArray) -> IntArray:
+        """Rows of the data set, after making sure that nothing hidden is among them."""
+        if not self.present[indices, self.modalities.index(name)].all():
+            raise SupervisionError(f"values of modality {name!r} that split {self.split!r} hides were asked for.")
+        return self._rows[indices]
 
     def _gather(self, chosen: IntArray, present: BoolArray, features: Mapping[str, FeatureArray]) -> Batch:
         import torch

@@ -1,31 +1,42 @@
 """Banks of training samples and exact nearest-neighbour search.
 
 A bank item is a training sample as the method may see it: a `MemoryBank` finds it by its frozen features, a `KeyBank`
-by keys that the method learned.  Queries exclude themselves by id and by content, in every split.  Search is FAISS
-(inner product on normalised vectors; on the GPU where faiss-gpu and a GPU are there); exact torch search is an
-explicit option.
+by keys that the method learned.  Queries exclude themselves by id and by content, in every split.  Scores are inner
+products of normalised vectors; `harness.search` finds the largest.
 """
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from harness.errors import DependencyError, UsageError
+from harness.errors import UsageError
+from harness.files import atomic_write, locked
 from harness.masking import ObservedDataset
+from harness.progress import say
+from harness.search import INDEXES, Floats, SearchIndex
 from harness.seeding import derive_seed
-from harness.types import Batch, IntArray
+from harness.types import Batch, BoolArray, IntArray
 
-_GATHER = 512
+#: Queries that are searched at a time: memory does not grow with queries times items.
+_QUERIES = 4096
 #: Candidates that are looked at beyond the k asked for, in case some are the query itself or its twins.
 _SPARE = 8
+#: Products of numbers above which the neighbours of a split are kept on disk; below, searching again costs nothing.
+_WORTH_KEEPING = 10**9
+#: Raised when the same keys get other neighbours.
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -41,56 +52,6 @@ class Neighbours:
     index: Tensor
     score: Tensor
     found: Tensor
-
-
-class SearchIndex(Protocol):
-    """Exact inner-product search."""
-
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.float32], IntArray]:
-        """Scores and positions `[q, k]`, best first."""
-
-
-class FaissIndex:
-    """FAISS flat inner-product index, on all GPUs when faiss sees any.
-
-    Raises:
-        DependencyError: If no faiss package is installed.
-    """
-
-    def __init__(self, keys: npt.NDArray[np.float32]) -> None:
-        try:
-            import faiss
-        except ImportError as error:
-            raise DependencyError(
-                "this method retrieves and faiss is not installed; install 'missing-modality-harness[cpu]' or "
-                "'missing-modality-harness[gpu]', or ask for exact torch search with retrieval.backend=torch."
-            ) from error
-        index: Any = faiss.IndexFlatIP(keys.shape[1])
-        if getattr(faiss, "get_num_gpus", lambda: 0)() > 0:
-            index = faiss.index_cpu_to_all_gpus(index)
-        index.add(np.ascontiguousarray(keys))
-        self._index = index
-
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.float32], IntArray]:
-        """Scores and positions `[q, k]`, best first."""
-        scores, found = self._index.search(np.ascontiguousarray(queries), k)
-        return scores, found
-
-
-class TorchIndex:
-    """Brute-force inner product with torch."""
-
-    def __init__(self, keys: npt.NDArray[np.float32]) -> None:
-        self._keys = torch.from_numpy(np.ascontiguousarray(keys))
-
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.float32], IntArray]:
-        """Scores and positions `[q, k]`, best first."""
-        with torch.autocast("cpu", enabled=False):
-            result = (torch.from_numpy(np.ascontiguousarray(queries)) @ self._keys.T).topk(k, dim=1)
-        return result.values.numpy(), result.indices.numpy()
-
-
-INDEXES: dict[str, type[FaissIndex] | type[TorchIndex]] = {"faiss": FaissIndex, "torch": TorchIndex}
 
 
 class Bank(ABC):
@@ -119,41 +80,79 @@ class Bank(ABC):
     def neighbours(self, batch: Batch, k: int) -> Neighbours:
         """The k most similar items for every sample of a batch, on the batch's device."""
 
-    def _take(
+    def _nearest(
         self,
-        order: IntArray,
-        scores: npt.NDArray[np.float32],
+        index: SearchIndex,
+        queries: Floats,
+        ids: Sequence[str],
         digest: IntArray,
-        present: npt.NDArray[np.bool_],
-        name: str,
+        present: BoolArray,
         k: int,
-    ) -> tuple[IntArray, npt.NDArray[np.float32]]:
-        """First k eligible items of an ordered candidate list, padded with -1."""
-        eligible = ~self._excluded(order, digest, present, name)
-        kept = order[eligible][:k]
-        index = np.full(k, -1, dtype=np.int64)
-        score = np.zeros(k, dtype=np.float32)
-        index[: len(kept)] = kept
-        score[: len(kept)] = scores[eligible][:k]
+        items: IntArray | None = None,
+    ) -> tuple[IntArray, Floats]:
+        """The k best neighbours `[n, k]` of n queries, -1 where there are fewer, and their scores.
+
+        Args:
+            index: Where to search.
+            queries: `[n, d]`.
+            ids: Of the queries.
+            digest: `[n, M]`.
+            present: `[n, M]`.
+            k: How many.
+            items: The bank's items that are in the index, in its order; None for all.
+        """
+        everybody = np.arange(len(self)) if items is None else items
+        width = min(index.count, k + _SPARE)
+
+        def search(part: slice, width: int) -> tuple[IntArray, Floats]:
+            scores, found = index.search(queries[part], width)
+            candidates = np.where(found < 0, -1, everybody[found])
+            return self._first(candidates, scores, ids[part], digest[part], present[part], k)
+
+        nearest = np.empty((len(ids), k), dtype=np.int64)
+        score = np.empty((len(ids), k), dtype=np.float32)
+        for start in range(0, len(ids), _QUERIES):
+            part = slice(start, start + _QUERIES)
+            nearest[part], score[part] = search(part, width)
+        if width < index.count:
+            # Many candidates of these queries are no neighbours: look at all items.
+            for row in np.flatnonzero((nearest < 0).any(axis=1)).tolist():
+                one = slice(row, row + 1)
+                nearest[one], score[one] = search(one, index.count)
+        return nearest, score
+
+    def _first(
+        self, items: IntArray, scores: Floats, ids: Sequence[str], digest: IntArray, present: BoolArray, k: int
+    ) -> tuple[IntArray, Floats]:
+        """The first k candidates `[n, k]` that are neighbours, in their order, padded with -1."""
+        neighbour = (items >= 0) & ~self._excluded(items, digest, present, ids)
+        order = np.argsort(~neighbour, axis=1, kind="stable")[:, :k]
+        taken = np.take_along_axis(neighbour, order, axis=1)
+        index = np.full((len(ids), k), -1, dtype=np.int64)
+        score = np.zeros((len(ids), k), dtype=np.float32)
+        width = order.shape[1]
+        index[:, :width] = np.where(taken, np.take_along_axis(items, order, axis=1), -1)
+        score[:, :width] = np.where(taken, np.take_along_axis(scores, order, axis=1), 0)
         return index, score
 
-    def _excluded(
-        self, items: IntArray, digest: IntArray, present: npt.NDArray[np.bool_], name: str
-    ) -> npt.NDArray[np.bool_]:
-        """True for items that are the query itself, or its twin: every modality of the query is identical."""
-        same_id = items == self._position.get(name, -1)
-        return np.asarray(same_id | self.copies(items, digest, present))
+    def _excluded(self, items: IntArray, digest: IntArray, present: BoolArray, ids: Sequence[str]) -> BoolArray:
+        """True for candidates `[n, w]` that are the query itself or have its content."""
+        own = np.array([self._position.get(name, -1) for name in ids], dtype=np.int64)
+        return np.asarray((items == own[:, None]) | self.copies(items, digest, present))
 
-    def copies(self, items: IntArray, digest: IntArray, present: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def copies(self, items: IntArray, digest: IntArray, present: BoolArray) -> BoolArray:
         """True for items whose content is that of a query in every modality that the query has.
 
         Args:
-            items: `[n]` positions in the bank.
-            digest: `[M]` content hashes of the query.
-            present: `[M]`, which modalities the query has.
+            items: `[n, w]` positions in the bank, for n queries.
+            digest: `[n, M]` content hashes of the queries.
+            present: `[n, M]`, which modalities the queries have.
         """
-        same = (self._digest[items][:, present] == digest[present]).all(axis=1)
-        return np.asarray(same & self.present[items][:, present].all(axis=1))
+        twin = np.ones(items.shape, dtype=np.bool_)
+        for column in range(self.present.shape[1]):
+            same = (self._digest[items, column] == digest[:, column, None]) & self.present[items, column]
+            twin &= same | ~present[:, column, None]
+        return twin
 
 
 class MemoryBank(Bank):
@@ -192,22 +191,20 @@ class MemoryBank(Bank):
         self._labels = torch.from_numpy(np.ascontiguousarray(labels))
         self._offsets = np.cumsum([0, *(len(view) for view in self._views)])
         self._widths = [first.feature_specs[name].pooled_dim for name in self.modalities]
-        keys, digests = zip(
-            *(self._keys_of(view.batch(rows)) for view in self._views for rows in _chunks(len(view))), strict=True
-        )
-        self._keys = np.concatenate(keys)
         super().__init__(
             [name for view in self._views for name in view.ids],
             np.concatenate([view.present for view in self._views]),
-            np.concatenate(digests),
+            np.concatenate([view.digests() for view in self._views]),
         )
         self._row_number = {name: row for view in views for row, name in enumerate(view.ids)}
         self._source_row = np.concatenate(chosen) + np.repeat(
             np.cumsum([0, *(len(view) for view in views)])[:-1], [len(rows) for rows in chosen]
         )
         self._backend = backend
-        self._index: dict[str, SearchIndex] = {}
-        self._memo: dict[tuple[Any, ...], tuple[IntArray, npt.NDArray[np.float32]]] = {}
+        self._index: dict[str | None, SearchIndex] = {}
+        self._memo: dict[tuple[Any, ...], tuple[IntArray, Floats]] = {}
+        self._expected: list[_Split] = []
+        self._cache: Path | None = None
 
     @classmethod
     def build(
@@ -225,7 +222,7 @@ class MemoryBank(Bank):
             extra: Further splits for replaying released code that keeps validation samples in the bank; the
                 audit reports them.
             complete_only: Keep samples with every modality only, so that items are pairs.
-            backend: `faiss` or `torch`.
+            backend: One of `harness.search.INDEXES`.
             exclude: `id` drops the query by id and by identical content; `row_number` drops the bank item at the
                 query's row number within its own split, as released code does: validation queries stay in their
                 own lists.  (Released code does the same to test queries, which costs them at most one legitimate
@@ -239,27 +236,52 @@ class MemoryBank(Bank):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and of the payload's tokens and masks as float32/bool."""
-        specs = self._views[0].feature_specs
-        per_item = 0
-        for name in self.modalities:
-            width = int(np.prod(specs[name].token_shape)) if specs[name].token_shape else 1
-            per_item += specs[name].length * (4 * width + 1)
-        return int(self._keys.nbytes + len(self) * per_item)
+        """Bytes of keys and payload together."""
+        return self.key_bytes + self.payload_bytes
 
-    def _keys_of(self, batch: Batch) -> tuple[npt.NDArray[np.float32], IntArray]:
-        """Concatenated normalised keys `[B, sum P]` (zeros where absent) and digests `[B, M]`."""
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of the keys of all modalities as float32: what an exact index holds in memory once it is needed."""
+        return 4 * len(self) * sum(self._widths)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of tokens and masks as the feature store keeps them: on disk, and never in memory as a whole."""
+        return len(self) * sum(self._views[0].stored_bytes(name) for name in self.modalities)
+
+    def expect(self, views: Sequence[ObservedDataset], cache: Path) -> None:
+        """Takes note of the splits whose samples will be queries: they can be searched for all at once.
+
+        Args:
+            views: The splits.  A query that is in none of them, or shows other modalities, is answered just as well.
+            cache: Folder in which the neighbours of large splits are kept, for every run that asks for the same.
+        """
+        self._expected = [_Split(view) for view in views]
+        self._cache = cache
+
+    def _keys(self, rows: IntArray, channel: str | None = None) -> Floats:
+        """Concatenated normalised keys `[n, d]` of items, zeros where a modality is absent."""
+        keys = np.zeros((len(rows), sum(self._widths)), dtype=np.float32)
+        for number, view in enumerate(self._views):
+            own = np.flatnonzero((rows >= self._offsets[number]) & (rows < self._offsets[number + 1]))
+            if len(own):
+                keys[own] = self._keys_of_view(view, rows[own] - self._offsets[number])
+        return keys[:, slice(*self._columns(channel))]
+
+    def _keys_of_view(self, view: ObservedDataset, rows: IntArray) -> Floats:
+        keys = np.zeros((len(rows), sum(self._widths)), dtype=np.float32)
+        for column, name in enumerate(self.modalities):
+            there = np.flatnonzero(view.present[rows, column])
+            keys[there, slice(*self._columns(name))] = _unit(view.pooled(name, rows[there]))
+        return keys
+
+    def _keys_of(self, batch: Batch) -> Floats:
+        """Concatenated normalised keys `[B, sum P]`, zeros where absent."""
         keys = np.zeros((len(batch), sum(self._widths)), dtype=np.float32)
-        digest = np.zeros((len(batch), len(self.modalities)), dtype=np.int64)
-        start = 0
-        for column, (name, width) in enumerate(zip(self.modalities, self._widths, strict=True)):
+        for name in self.modalities:
             part = batch.inputs[name]
-            rows = part.rows.cpu().numpy()
-            pooled = torch.nn.functional.normalize(part.pooled.float(), dim=1).cpu().numpy()
-            keys[rows, start : start + width] = pooled
-            digest[rows, column] = part.digest.cpu().numpy()
-            start += width
-        return keys, digest
+            keys[part.rows.cpu().numpy(), slice(*self._columns(name))] = _unit(part.pooled)
+        return keys
 
     def _columns(self, channel: str | None) -> tuple[int, int]:
         if channel is None:
@@ -269,11 +291,9 @@ class MemoryBank(Bank):
         return start, start + self._widths[column]
 
     def _search_index(self, channel: str | None) -> SearchIndex:
-        name = channel or ""
-        if name not in self._index:
-            low, high = self._columns(channel)
-            self._index[name] = INDEXES[self._backend](np.ascontiguousarray(self._keys[:, low:high]))
-        return self._index[name]
+        if channel not in self._index:
+            self._index[channel] = INDEXES[self._backend](len(self), lambda rows: self._keys(rows, channel))
+        return self._index[channel]
 
     def neighbours(
         self, batch: Batch, k: int, *, channel: str | None = None, random_seed: int | None = None
@@ -287,72 +307,114 @@ class MemoryBank(Bank):
             random_seed: Draw k eligible items at random instead (an ablation), fixed per seed and query id.
 
         Returns:
-            Positions, scores and validity `[B, k]` on the batch's device.  Results are remembered per query id and
-            pattern, so training searches once.
+            Positions, scores and validity `[B, k]` on the batch's device.  The samples of a split that the bank
+            expects are all searched for when the first of them is, for one k per channel; other results are
+            remembered per query id, pattern and content.  Either way training searches once.
         """
-        codes = batch.present.cpu().numpy()
-        keys = [(name, code.tobytes(), k, channel, random_seed) for name, code in zip(batch.ids, codes, strict=True)]
-        todo = [row for row, key in enumerate(keys) if key not in self._memo]
+        present = batch.present.cpu().numpy()
+        index = np.full((len(batch), k), -1, dtype=np.int64)
+        score = np.zeros((len(batch), k), dtype=np.float32)
+        digest = content_digests(batch).cpu().numpy()
+        open_rows = np.arange(len(batch))
+        if random_seed is None:
+            for split in self._expected:
+                if not len(open_rows):
+                    break
+                if split.asked.setdefault(channel, k) != k:
+                    continue
+                rows = split.find([batch.ids[row] for row in open_rows], present[open_rows], digest[open_rows])
+                known = rows >= 0
+                if known.any():
+                    table = self._table(split, k, channel)
+                    index[open_rows[known]], score[open_rows[known]] = (
+                        table.index[rows[known]],
+                        table.score[rows[known]],
+                    )
+                    open_rows = open_rows[~known]
+        if len(open_rows):
+            index[open_rows], score[open_rows] = self._one_by_one(batch, open_rows, k, channel, random_seed)
+        found = torch.from_numpy(index)
+        return Neighbours(
+            found.to(batch.device), torch.from_numpy(score).to(batch.device), (found >= 0).to(batch.device)
+        )
+
+    def _one_by_one(
+        self, batch: Batch, rows: IntArray, k: int, channel: str | None, random_seed: int | None
+    ) -> tuple[IntArray, Floats]:
+        """Neighbours `[n, k]` of some samples of a batch, remembered by id, pattern and content."""
+        present, digest = batch.present.cpu().numpy(), content_digests(batch).cpu().numpy()
+        names = {
+            row: (batch.ids[row], present[row].tobytes(), digest[row].tobytes(), k, channel, random_seed)
+            for row in rows.tolist()
+        }
+        todo = [row for row, name in names.items() if name not in self._memo]
         if todo:
-            queries, digests = self._keys_of(batch)
-            low, high = self._columns(channel)
-            for row, result in zip(
-                todo,
-                self._search(
-                    [batch.ids[row] for row in todo],
-                    queries[todo, low:high],
-                    digests[todo],
-                    codes[todo],
-                    k,
-                    channel,
-                    random_seed,
-                ),
-                strict=True,
-            ):
-                self._memo[keys[row]] = result
-        index = torch.from_numpy(np.stack([self._memo[key][0] for key in keys]))
-        score = torch.from_numpy(np.stack([self._memo[key][1] for key in keys]))
-        return Neighbours(index.to(batch.device), score.to(batch.device), (index >= 0).to(batch.device))
+            ids = [batch.ids[row] for row in todo]
+            if random_seed is not None:
+                found = self._random(ids, digest[todo], present[todo], k, random_seed)
+            else:
+                queries = np.ascontiguousarray(self._keys_of(batch)[todo, slice(*self._columns(channel))])
+                found = self._nearest(self._search_index(channel), queries, ids, digest[todo], present[todo], k)
+            self._memo.update(zip((names[row] for row in todo), zip(*found, strict=True), strict=True))
+        known = [self._memo[name] for name in names.values()]
+        return np.stack([index for index, _ in known]), np.stack([score for _, score in known])
 
-    def _search(
-        self,
-        ids: Sequence[str],
-        queries: npt.NDArray[np.float32],
-        digests: IntArray,
-        present: npt.NDArray[np.bool_],
-        k: int,
-        channel: str | None,
-        random_seed: int | None,
-    ) -> list[tuple[IntArray, npt.NDArray[np.float32]]]:
-        if random_seed is not None:
-            none = np.zeros(len(self), dtype=np.float32)
-            return [
-                self._take(self._shuffled(name, random_seed), none, digest, there, name, k)
-                for name, digest, there in zip(ids, digests, present, strict=True)
-            ]
-        index = self._search_index(channel)
-        width = min(len(self), k + _SPARE)
-        scores, found = index.search(queries, width)
-        results = []
+    def _table(self, split: _Split, k: int, channel: str | None) -> _Table:
+        """Neighbours of a whole split: computed once, and kept on disk where that is worth it."""
+        if channel in split.tables:
+            return split.tables[channel]
+        width = len(range(*self._columns(channel)))
+        if self._cache is None or len(split.view) * len(self) * width < _WORTH_KEEPING:
+            table = self._search_split(split.view, k, channel)
+        else:
+            name = hashlib.sha256(f"{self._content}{split.content}{k}:{channel}".encode()).hexdigest()[:32]
+            path = self._cache / f"{name}.npz"
+            with locked(path, "waiting for another process that searches for the same neighbours"):
+                found = _Table.load(path)
+                table = self._search_split(split.view, k, channel) if found is None else found
+                if found is None:
+                    table.save(path)
+        split.tables[channel] = table
+        return table
+
+    def _search_split(self, view: ObservedDataset, k: int, channel: str | None) -> _Table:
+        index, columns, digest = self._search_index(channel), slice(*self._columns(channel)), view.digests()
+        parts = []
+        for start in range(0, len(view), _QUERIES):
+            rows = np.arange(start, min(start + _QUERIES, len(view)))
+            queries = np.ascontiguousarray(self._keys_of_view(view, rows)[:, columns])
+            parts.append(
+                self._nearest(index, queries, view.ids[start : start + _QUERIES], digest[rows], view.present[rows], k)
+            )
+        return _Table(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))
+
+    @cached_property
+    def _content(self) -> str:
+        """Digest of everything on the bank's side that decides what its neighbours are."""
+        digest = hashlib.sha256(f"{_VERSION}:{self._backend}:{self.exclude}:{self._widths}:".encode())
+        for view in self._views:
+            digest.update(_content_of(view).encode())
+        if self.exclude == "row_number":
+            digest.update(self._source_row.tobytes() + repr(sorted(self._row_number.items())).encode())
+        return digest.hexdigest()
+
+    def _random(
+        self, ids: Sequence[str], digest: IntArray, present: BoolArray, k: int, seed: int
+    ) -> tuple[IntArray, Floats]:
+        """k random neighbours `[n, k]` per query, with scores of zero."""
+        none = np.zeros((1, len(self)), dtype=np.float32)
+        found = []
         for row, name in enumerate(ids):
-            taken = self._take(found[row], scores[row], digests[row], present[row], name, k)
-            if (taken[0] < 0).any() and width < len(self):
-                # Many twins of this query: look at the whole bank.
-                wide_scores, wide = index.search(queries[row : row + 1], len(self))
-                taken = self._take(wide[0], wide_scores[0], digests[row], present[row], name, k)
-            results.append(taken)
-        return results
+            order = np.random.default_rng(derive_seed(seed, "neighbours", name)).permutation(len(self))
+            found.append(self._first(order[None], none, [name], digest[row : row + 1], present[row : row + 1], k))
+        return np.concatenate([index for index, _ in found]), np.concatenate([score for _, score in found])
 
-    def _shuffled(self, name: str, seed: int) -> IntArray:
-        return np.random.default_rng(derive_seed(seed, "neighbours", name)).permutation(len(self))
-
-    def _excluded(
-        self, items: IntArray, digest: IntArray, present: npt.NDArray[np.bool_], name: str
-    ) -> npt.NDArray[np.bool_]:
+    def _excluded(self, items: IntArray, digest: IntArray, present: BoolArray, ids: Sequence[str]) -> BoolArray:
         """True for items that are the query itself or its twin, or at its row number (`exclude=row_number`)."""
         if self.exclude == "row_number":
-            return np.asarray(self._source_row[items] == self._row_number.get(name, -1))
-        return super()._excluded(items, digest, present, name)
+            own = np.array([self._row_number.get(name, -1) for name in ids], dtype=np.int64)
+            return np.asarray(self._source_row[items] == own[:, None])
+        return super()._excluded(items, digest, present, ids)
 
     def labels(self, index: Tensor) -> Tensor:
         """Labels of items: `[B, k]` int64 or `[B, k, C]` float; positions of -1 give item 0 (mask them)."""
@@ -370,32 +432,104 @@ class MemoryBank(Bank):
         """
         flat = index.reshape(-1).cpu().numpy()
         result = {}
-        for name, (tokens, mask) in self._gather(flat, self.modalities if modalities is None else modalities).items():
+        for name in self.modalities if modalities is None else modalities:
+            tokens, mask = (part.to(index.device) for part in self._gather(name, flat))
+            # Compact on the way to the device, wide only there.
+            tokens = tokens.float() if tokens.is_floating_point() else tokens
             result[name] = (
-                tokens.reshape(*index.shape, *tokens.shape[1:]).to(index.device),
-                mask.reshape(*index.shape, *mask.shape[1:]).to(index.device),
+                tokens.reshape(*index.shape, *tokens.shape[1:]),
+                mask.reshape(*index.shape, *mask.shape[1:]),
             )
         return result
 
-    def _gather(self, flat: IntArray, modalities: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    def _gather(self, name: str, flat: IntArray) -> tuple[Tensor, Tensor]:
+        """Tokens and masks of items as stored; one gathering per split that the bank draws from."""
         if len(self._views) == 1:
-            batch = self._views[0].batch(flat)
-            return {name: (batch.inputs[name].tokens, batch.inputs[name].mask) for name in modalities}
+            return self._views[0].tokens(name, flat)
         source = np.searchsorted(self._offsets, flat, side="right") - 1
-        parts: dict[str, tuple[Tensor, Tensor]] = {}
-        for number, view in enumerate(self._views):
-            rows = np.flatnonzero(source == number)
-            batch = view.batch(flat[rows] - self._offsets[number])
-            for name in modalities:
-                part = batch.inputs[name]
-                if name not in parts:
-                    parts[name] = (
-                        part.tokens.new_zeros((len(flat), *part.tokens.shape[1:])),
-                        part.mask.new_zeros((len(flat), *part.mask.shape[1:])),
-                    )
-                parts[name][0][torch.from_numpy(rows)] = part.tokens
-                parts[name][1][torch.from_numpy(rows)] = part.mask
-        return parts
+        order = np.argsort(source, kind="stable")
+        parts = [
+            view.tokens(name, flat[source == number] - self._offsets[number]) for number, view in enumerate(self._views)
+        ]
+        back = torch.from_numpy(np.argsort(order))
+        return torch.cat([tokens for tokens, _ in parts])[back], torch.cat([mask for _, mask in parts])[back]
+
+
+class _Split:
+    """Samples that a bank expects as queries.
+
+    Args:
+        view: Their split.
+
+    Attributes:
+        view: Their split.
+        asked: How many neighbours were first asked for, per channel.
+        tables: What was found, per channel.
+    """
+
+    def __init__(self, view: ObservedDataset) -> None:
+        self.view = view
+        self.asked: dict[str | None, int] = {}
+        self.tables: dict[str | None, _Table] = {}
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.view.ids)}
+
+    @cached_property
+    def content(self) -> str:
+        """Digest of everything about the queries that decides what their neighbours are."""
+        return _content_of(self.view)
+
+    @cached_property
+    def _digest(self) -> IntArray:
+        return self.view.digests()
+
+    def find(self, ids: Sequence[str], present: BoolArray, digest: IntArray) -> IntArray:
+        """Rows `[n]` of samples, -1 for those that are not of this split, or show other modalities or values here."""
+        rows = np.array([self._rows.get(name, -1) for name in ids], dtype=np.int64)
+        same = (self.view.present[rows] == present) & (self._digest[rows] == digest)
+        return np.where(same.all(axis=1), rows, -1)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Neighbours of every sample of a split: positions `[n, k]` and scores `[n, k]`."""
+
+    index: IntArray
+    score: Floats
+
+    def save(self, path: Path) -> None:
+        with atomic_write(path) as temporary:
+            np.savez(temporary, index=self.index, score=self.score)
+
+    @classmethod
+    def load(cls, path: Path) -> _Table | None:
+        """The table of a file; None if there is none, or it is not whole (zip archives carry checksums)."""
+        try:
+            with np.load(path, allow_pickle=False) as parts:
+                return cls(parts["index"], parts["score"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, BadZipFile):
+            say(f"warning: {path} is damaged; its neighbours are searched for again.")
+            return None
+
+
+def _content_of(view: ObservedDataset) -> str:
+    """Digest of the ids, presence, content and keys of a split's samples."""
+    digest = hashlib.sha256("\0".join(view.ids).encode())
+    digest.update(view.present.tobytes() + view.digests().tobytes())
+    for column, name in enumerate(view.modalities):
+        rows = np.flatnonzero(view.present[:, column])
+        for start in range(0, len(rows), _QUERIES):
+            digest.update(np.ascontiguousarray(view.pooled(name, rows[start : start + _QUERIES])).tobytes())
+    return digest.hexdigest()
+
+
+def _unit(pooled: Tensor | Floats) -> Floats:
+    """Rows `[n, P]` scaled to length one."""
+    return torch.nn.functional.normalize(torch.as_tensor(pooled).float(), dim=1).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -436,7 +570,7 @@ class KeyBank(Bank):
     Args:
         items: The N items; their keys are normalised here.
         encode: Keys of a batch, for `neighbours`.
-        backend: `faiss` or `torch`.
+        backend: One of `harness.search.INDEXES`.
         aggregation: How the modalities of a query decide together.  `mean`: one list by the mean of their scores, a
             modality that an item lacks counting zero.  `max_of_kth`: a list per modality, among the items that have
             it; the list with the most items wins, among those the one whose last item scores highest.
@@ -462,8 +596,8 @@ class KeyBank(Bank):
         self._unit_queries = unit_queries
         self._exclude = exclude
         self._keys = self._dense(items, unit=True)
-        self._indexes: dict[int | None, tuple[IntArray, SearchIndex]] = {}
-        self._memo: dict[tuple[Any, ...], tuple[IntArray, npt.NDArray[np.float32]]] = {}
+        self._indexes: dict[int | None, tuple[IntArray, SearchIndex | None]] = {}
+        self._memo: dict[tuple[Any, ...], tuple[IntArray, Floats]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -489,76 +623,60 @@ class KeyBank(Bank):
         if todo:
             asked = queries.select(torch.tensor(todo, device=queries.keys.device))
             found = self._best(asked, present[todo], digest[todo], k)
-            self._memo.update(zip((names[row] for row in todo), found, strict=True))
+            self._memo.update(zip((names[row] for row in todo), zip(*found, strict=True), strict=True))
         shape = (len(names), k)
         index = torch.from_numpy(np.array([self._memo[name][0] for name in names], dtype=np.int64).reshape(shape))
         score = torch.from_numpy(np.array([self._memo[name][1] for name in names], dtype=np.float32).reshape(shape))
         device = queries.keys.device
         return Neighbours(index.to(device), score.to(device), (index >= 0).to(device))
 
-    def _best(
-        self, queries: Keys, present: npt.NDArray[np.bool_], digest: IntArray, k: int
-    ) -> list[tuple[IntArray, npt.NDArray[np.float32]]]:
-        """The winning list of every query."""
+    def _best(self, queries: Keys, present: BoolArray, digest: IntArray, k: int) -> tuple[IntArray, Floats]:
+        """The winning list `[n, k]` of every query."""
         keys = self._dense(queries, unit=self._unit_queries)
         if self._aggregation == "mean":
-            lists = self._lists(None, queries.ids, keys.reshape(len(keys), -1), present, digest, k)
-            return [
-                (index, score / there.sum())
-                for (index, score), there in zip(lists, present.astype(np.float32), strict=True)
-            ]
-        nothing = (np.full(k, -1, dtype=np.int64), np.zeros(k, dtype=np.float32))
-        best = [nothing] * len(keys)
+            index, score = self._lists(None, queries.ids, keys.reshape(len(keys), -1), present, digest, k)
+            return index, score / present.sum(axis=1, dtype=np.float32)[:, None]
+        best = np.full((len(keys), k), -1, dtype=np.int64), np.zeros((len(keys), k), dtype=np.float32)
         for channel in range(keys.shape[1]):
-            rows = np.flatnonzero(present[:, channel]).tolist()
-            ids = [queries.ids[row] for row in rows]
-            lists = self._lists(channel, ids, keys[rows, channel], present[rows], digest[rows], k)
-            for row, found in zip(rows, lists, strict=True):
-                best[row] = max(best[row], found, key=_standing)
+            rows = np.flatnonzero(present[:, channel])
+            ids = [queries.ids[row] for row in rows.tolist()]
+            found = self._lists(channel, ids, keys[rows, channel], present[rows], digest[rows], k)
+            (count, last), (most, best_last) = _standing(found), _standing((best[0][rows], best[1][rows]))
+            wins = (count > most) | ((count == most) & (last > best_last))
+            best[0][rows[wins]], best[1][rows[wins]] = found[0][wins], found[1][wins]
         return best
 
     def _lists(
         self,
         channel: int | None,
         ids: Sequence[str],
-        queries: npt.NDArray[np.float32],
-        present: npt.NDArray[np.bool_],
+        queries: Floats,
+        present: BoolArray,
         digest: IntArray,
         k: int,
-    ) -> list[tuple[IntArray, npt.NDArray[np.float32]]]:
-        """The k best items of every query by one modality, or by all together (None)."""
+    ) -> tuple[IntArray, Floats]:
+        """The k best items `[n, k]` of every query by one modality, or by all together (None)."""
         items, index = self._index(channel)
-        if not len(items) or not len(ids):
-            return [(np.full(k, -1, dtype=np.int64), np.zeros(k, dtype=np.float32)) for _ in ids]
-        width = min(len(items), k + _SPARE)
-        scores, found = index.search(queries, width)
-        results = []
-        for row, name in enumerate(ids):
-            taken = self._take(items[found[row]], scores[row], digest[row], present[row], name, k)
-            if (taken[0] < 0).any() and width < len(items):
-                # Many candidates are no neighbours of this query: look at all of them.
-                wide_scores, wide = index.search(queries[row : row + 1], len(items))
-                taken = self._take(items[wide[0]], wide_scores[0], digest[row], present[row], name, k)
-            results.append(taken)
-        return results
+        if index is None:
+            return np.full((len(ids), k), -1, dtype=np.int64), np.zeros((len(ids), k), dtype=np.float32)
+        return self._nearest(index, queries, ids, digest, present, k, items)
 
-    def _index(self, channel: int | None) -> tuple[IntArray, SearchIndex]:
-        """Items that have a modality (None: all items) and the index of their keys."""
+    def _index(self, channel: int | None) -> tuple[IntArray, SearchIndex | None]:
+        """Items that have a modality (None: all items) and the index of their keys, None where there are no items."""
         if channel not in self._indexes:
             items = np.arange(len(self)) if channel is None else np.flatnonzero(self.present[:, channel])
-            keys = self._keys[items].reshape(len(items), -1) if channel is None else self._keys[items, channel]
-            self._indexes[channel] = items, INDEXES[self._backend](np.ascontiguousarray(keys))
+            every = self._keys.reshape(len(self), -1) if channel is None else self._keys[:, channel]
+            index = INDEXES[self._backend](len(items), lambda rows: every[items[rows]]) if len(items) else None
+            self._indexes[channel] = items, index
         return self._indexes[channel]
 
-    def _excluded(
-        self, items: IntArray, digest: IntArray, present: npt.NDArray[np.bool_], name: str
-    ) -> npt.NDArray[np.bool_]:
+    def _excluded(self, items: IntArray, digest: IntArray, present: BoolArray, ids: Sequence[str]) -> BoolArray:
         """True for what is no neighbour: the query itself or its twin, and items that share no modality with it."""
         if self._exclude == "first_hit":
-            own = np.arange(len(items)) == 0
+            own = np.broadcast_to(np.arange(items.shape[1]) == 0, items.shape)
         else:
-            own = super()._excluded(items, digest, present, name)
-        return np.asarray(own | ~(self.present[items] & present).any(axis=1))
+            own = super()._excluded(items, digest, present, ids)
+        return own | ~(self.present[items] & present[:, None]).any(axis=2)
 
     @staticmethod
     def _dense(samples: Keys, *, unit: bool) -> npt.NDArray[np.float32]:
@@ -569,11 +687,8 @@ class KeyBank(Bank):
         return keys.masked_fill(~samples.present.unsqueeze(2), 0.0).cpu().numpy()
 
 
-def _standing(found: tuple[IntArray, npt.NDArray[np.float32]]) -> tuple[int, float]:
-    """What decides between lists: how many items, then the last one's score."""
-    count = int((found[0] >= 0).sum())
-    return count, float(found[1][count - 1]) if count else 0.0
-
-
-def _chunks(total: int) -> list[IntArray]:
-    return [np.arange(start, min(start + _GATHER, total)) for start in range(0, total, _GATHER)]
+def _standing(found: tuple[IntArray, Floats]) -> tuple[IntArray, Floats]:
+    """What decides between lists `[n, k]`: how many items, then the last one's score."""
+    count = (found[0] >= 0).sum(axis=1)
+    last = np.take_along_axis(found[1], np.maximum(count - 1, 0)[:, None], axis=1)[:, 0]
+    return count, np.where(count > 0, last, np.float32(0))

@@ -46,6 +46,7 @@ from harness.predictions import load_predictions, pool_conditions, save_predicti
 from harness.progress import say
 from harness.protocol import Protocol, parse_protocol
 from harness.record import ConditionResult, Cost, RunRecord
+from harness.retrieval import MemoryBank
 from harness.scoring import Layout, bootstrap_interval, evaluate, evaluate_aggregate, evaluate_predictions
 from harness.seeding import seed_everything
 from harness.tracking import PREDICTIONS_FILE, StoredRun, Tracker, experiment_name, load_runs, tracking_uri
@@ -739,6 +740,10 @@ def build_method(
     if config.method.uses_valid():
         method.open_valid(views.valid)
     method.prepare(views.train)
+    cache = Folders.resolve(config.paths).cache / "neighbours"
+    for bank in method.banks().values():
+        if isinstance(bank, MemoryBank):
+            bank.expect([views.train, views.valid, *views.tests.values()], cache)
     return method
 
 

@@ -52,7 +52,7 @@ def _neighbours(name: str, bank: Bank, views: Views) -> AuditResult:
             items = found[found >= 0]
             if sample in {bank.ids[item] for item in items}:
                 itself[part] = itself.get(part, 0) + 1
-            elif bank.copies(items, digest, present).any():
+            elif bank.copies(items[None], digest[None], present[None]).any():
                 twins[part] = twins.get(part, 0) + 1
     told = [f"{count} {part} queries find themselves" for part, count in itself.items()]
     told += [f"{count} {part} queries find a copy of themselves" for part, count in twins.items()]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
+from harness import retrieval, search
 from harness.errors import DependencyError, SupervisionError, UsageError
 from harness.features import FeatureArray
 from harness.masking import ObservedDataset
 from harness.retrieval import KeyBank, Keys, MemoryBank, content_digests
+from harness.search import INDEXES, IvfIndex, KeysOf, TorchIndex
 from harness.types import Batch, BoolArray, DatasetSpec, ModalitySpec, Split, TaskSpec
 
 SPEC = DatasetSpec(
@@ -178,11 +181,259 @@ def test_missing_faiss_names_both_extras(monkeypatch: pytest.MonkeyPatch) -> Non
     assert MemoryBank.build(train, backend="torch").neighbours(train.batch([0]), 1).found.all()
 
 
-def test_bank_bytes_count_keys_and_payload(tmp_path: Path) -> None:
+def test_bank_bytes_tell_keys_from_payload() -> None:
     bank = MemoryBank.build(view(10))
-    keys = 10 * 8 * 4
-    payload = 10 * 2 * (3 * (4 * 4 + 1))
-    assert bank.nbytes == keys + payload
+    assert bank.key_bytes == 10 * 8 * 4
+    assert bank.payload_bytes == 10 * 2 * (3 * (4 * 4 + 1))
+    assert bank.nbytes == bank.key_bytes + bank.payload_bytes
+
+
+# -- whole splits, and neighbours on disk ----------------------------------------------------------------------------
+
+
+def plain_search(query: ObservedDataset, bank: ObservedDataset, k: int) -> tuple[list[list[int]], np.ndarray]:
+    """Neighbours by NumPy alone, query by query: sum of cosines, then what may not be found goes, then the best k."""
+    shown = [query.batch(range(len(query))).inputs[name] for name in SPEC.modality_names]
+    items = [bank.batch(range(len(bank))).inputs[name] for name in SPEC.modality_names]
+    index, scores = [], np.zeros((len(query), k))
+    for row, name in enumerate(query.ids):
+        total, twin = np.zeros(len(bank)), np.ones(len(bank), np.bool_)
+        for part, item in zip(shown, items, strict=True):
+            for position in np.flatnonzero(part.rows.numpy() == row):
+                key, every = part.pooled.numpy()[position].astype(float), item.pooled.numpy().astype(float)
+                total += every @ key / np.linalg.norm(every, axis=1) / np.linalg.norm(key)
+                twin &= item.digest.numpy() == part.digest.numpy()[position]
+        allowed = [item for item in np.argsort(-total, kind="stable") if not twin[item] and bank.ids[item] != name]
+        index.append((allowed + [-1] * k)[:k])
+        scores[row, : len(allowed)] = total[allowed[:k]]
+    return index, scores
+
+
+def incomplete(size: int, seed: int, split: Split, twins: dict[int, int] | None = None) -> ObservedDataset:
+    """A third of the samples lack one modality."""
+    present = np.ones((size, 2), np.bool_)
+    present[::6, 0] = present[3::6, 1] = False
+    return view(size, seed, split, present, twins)
+
+
+@pytest.mark.parametrize("expected", [False, True])
+@pytest.mark.parametrize("backend", ["faiss", "torch"])
+@pytest.mark.parametrize("k", [1, 5, 20, 70])
+def test_neighbours_equal_a_plain_search(backend: str, expected: bool, k: int, tmp_path: Path) -> None:
+    """Golden: whatever the batches, whether a split is searched for at once or not, in bank and out of it."""
+    train = view(70)
+    for array in train._features.values():
+        array.digest[[7, 8, 30]] = array.digest[[3, 3, 31]]
+    asking = view(50, seed=1, split="test"), train, incomplete(40, 2, "valid")
+    bank = MemoryBank.build(train, backend=backend)
+    if expected:
+        bank.expect(asking, tmp_path)
+    for query in asking:
+        index, score = plain_search(query, train, k)
+        for rows in np.split(np.arange(len(query)), [1, 8, 30]):
+            found = bank.neighbours(query.batch(rows), k)
+            assert found.index.tolist() == [index[row] for row in rows]
+            np.testing.assert_allclose(found.score.numpy(), score[rows], atol=1e-6)
+            assert torch.equal(found.found, found.index >= 0)
+
+
+class Counted:
+    """A search index that notes how many queries it gets."""
+
+    asked: ClassVar[list[int]] = []
+
+    def __init__(self, count: int, keys: KeysOf) -> None:
+        self.count, self._index = count, TorchIndex(count, keys)
+
+    def search(self, queries: np.ndarray, k: int) -> Any:
+        self.asked.append(len(queries))
+        return self._index.search(queries, k)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    monkeypatch.setitem(INDEXES, "counted", Counted)  # type: ignore[arg-type]
+    monkeypatch.setattr(Counted, "asked", [])
+    return Counted.asked
+
+
+def test_an_expected_split_is_searched_once_for_all_its_samples(counted: list[int], tmp_path: Path) -> None:
+    train, test = view(50), incomplete(30, 1, "test")
+    bank = MemoryBank.build(train, backend="counted")
+    bank.expect([train, test], tmp_path)
+    for start in range(0, 30, 10):
+        bank.neighbours(test.batch(range(start, start + 10)), 4)
+    bank.neighbours(train.batch([0]), 4)
+    assert counted == [30, 50]
+    # What shows less than the split does is searched for by itself, and remembered; so is another k.
+    less = train.batch([0, 1]).without(torch.tensor([[True, False], [False, False]]))
+    for _ in range(2):
+        bank.neighbours(less, 4)
+        assert bank.neighbours(test.batch([3, 1]), 2).index.shape == (2, 2)
+    assert counted == [30, 50, 1, 2]
+    assert not list(tmp_path.iterdir())  # so few are not worth a file
+
+
+def test_one_search_serves_every_bank_with_the_same_content(
+    counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many cells that start together search once, and later ones not at all."""
+    monkeypatch.setattr(retrieval, "_WORTH_KEEPING", 0)
+    train, test = view(50), incomplete(30, 1, "test")
+
+    def cell(_: int) -> list[list[int]]:
+        bank = MemoryBank.build(train, backend="counted")
+        bank.expect([test], tmp_path)
+        found: list[list[int]] = bank.neighbours(test.batch(range(30)), 4).index.tolist()
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(cell, range(8)))
+    assert counted == [30]
+    assert results == [MemoryBank.build(train).neighbours(test.batch(range(30)), 4).index.tolist()] * 8
+    assert cell(0) == results[0]
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+
+
+@pytest.mark.parametrize("expected", [False, True])
+def test_changed_values_of_the_same_samples_are_other_queries(expected: bool, tmp_path: Path) -> None:
+    """As under protocols that corrupt what they show: test conditions share ids and patterns, not content."""
+    train, conditions = view(50), [view(30, seed=seed, split="test") for seed in (1, 2)]
+    bank = MemoryBank.build(train)
+    if expected:
+        bank.expect(conditions, tmp_path)
+    for condition in conditions:
+        found = bank.neighbours(condition.batch(range(30)), 4).index.tolist()
+        assert found == np.argsort(-cosines(condition, train, SPEC.modality_names), axis=1)[:, :4].tolist()
+
+
+@pytest.mark.parametrize("change", ["bank", "queries", "masks", "k", "channel", "exclusion"])
+def test_other_questions_have_other_files(
+    counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(retrieval, "_WORTH_KEEPING", 0)
+
+    def ask(changed: str = "") -> None:
+        train, test = view(50, seed=9 if changed == "bank" else 0), view(30, 8 if changed == "queries" else 1, "test")
+        if changed == "masks":
+            test = incomplete(30, 1, "test")
+        bank = MemoryBank.build(train, backend="counted", exclude="row_number" if changed == "exclusion" else "id")
+        bank.expect([test], tmp_path)
+        bank.neighbours(test.batch([1]), 12 if changed == "k" else 4, channel="text" if changed == "channel" else None)
+
+    ask()
+    ask()
+    assert counted == [30]
+    ask(change)
+    assert counted == [30, 30]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "text"])
+def test_damaged_neighbours_are_searched_for_again(
+    counted: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    monkeypatch.setattr(retrieval, "_WORTH_KEEPING", 0)
+    train = view(50)
+
+    def ask() -> list[list[int]]:
+        bank = MemoryBank.build(train, backend="counted")
+        bank.expect([train], tmp_path)
+        found: list[list[int]] = bank.neighbours(train.batch(range(50)), 4).index.tolist()
+        return found
+
+    right = ask()
+    (file,) = tmp_path.glob("*.npz")
+    raw = bytearray(file.read_bytes())
+    raw[300] ^= 1
+    file.write_bytes({"flip": raw, "cut": raw[:-100], "text": b"nothing"}[damage])
+    assert ask() == right
+    assert counted == [50, 50]
+    assert f"warning: {file} is damaged" in capsys.readouterr().err
+    assert ask() == right
+    assert counted == [50, 50]
+
+
+def test_the_payload_stays_on_disk(tmp_path: Path) -> None:
+    """Building a bank and searching in it read no token; a batch of items is one gathering per modality."""
+
+    class Watched:
+        def __init__(self, tokens: np.ndarray) -> None:
+            self._tokens, self.shape, self.dtype, self.reads = tokens, tokens.shape, tokens.dtype, [0]
+
+        def __getitem__(self, rows: Any) -> Any:
+            if not isinstance(rows, slice):
+                self.reads.append(len(rows))
+            return self._tokens[rows]
+
+    train = view(40)
+    watched = {}
+    for name in SPEC.modality_names:
+        array = train._features[name]
+        watched[name] = Watched(array.tokens.astype(np.float16))
+        object.__setattr__(array, "tokens", watched[name])
+    bank = MemoryBank.build(train)
+    bank.expect([train], tmp_path)
+    bank._table(bank._expected[0], 4, None)
+    assert bank.nbytes == 40 * 8 * 4 + 40 * 2 * (3 * (4 * 2 + 1))
+    assert all(array.reads == [0] for array in watched.values())
+    tokens, mask = bank.payload(torch.tensor([[39, 0, 7], [7, 7, 1]]))["text"]
+    assert [array.reads for array in watched.values()] == [[0, 6], [0, 6]]
+    assert tokens.dtype == torch.float32
+    assert torch.equal(tokens[0, 2], torch.from_numpy(watched["text"]._tokens[7]).float())
+    assert mask.shape == (2, 3, 3)
+
+
+def test_hidden_values_cannot_be_gathered() -> None:
+    shown = incomplete(12, 0, "train")
+    assert shown.digests()[0, 0] == 0
+    for read in (shown.tokens, shown.pooled):
+        read("text", np.array([1, 2]))
+        with pytest.raises(SupervisionError, match="'text' that split 'train' hides"):
+            read("text", np.array([0, 1]))
+
+
+# -- approximate search ----------------------------------------------------------------------------------------------
+
+
+def clustered(size: int, seed: int) -> np.ndarray:
+    """Unit vectors around 50 centres."""
+    centres = np.random.default_rng(0).normal(size=(50, 32))
+    generator = np.random.default_rng(seed)
+    vectors = centres[generator.integers(0, 50, size)] + 0.5 * generator.normal(size=(size, 32))
+    found: np.ndarray = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return found
+
+
+@pytest.mark.parametrize("backend", ["faiss_ivf", "faiss_hnsw"])
+def test_approximate_search_finds_nearly_all(
+    backend: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_FEWEST", 0)
+    monkeypatch.setattr(IvfIndex, "_PROBES", 16)  # of 219 cells: as little as it looks at of a large bank
+    keys, queries = clustered(3_000, 1), clustered(100, 2)
+    index = INDEXES[backend](len(keys), lambda rows: keys[rows])
+    assert f"note: retrieval.backend={backend} is approximate" in capsys.readouterr().err
+    scores, found = index.search(queries, 10)
+    exact = np.argsort(-(queries @ keys.T), axis=1)[:, :10]
+    recall = np.mean([len(set(ours) & set(theirs)) / 10 for ours, theirs in zip(found, exact, strict=True)])
+    assert recall >= 0.98
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ keys.T, found, 1), atol=1e-5)
+    # All items can be asked for, when the nearest ones are no neighbours.
+    assert np.array_equal(index.search(queries[:1], len(keys))[1], np.argsort(-(queries[:1] @ keys.T), kind="stable"))
+
+
+@pytest.mark.parametrize("backend", ["faiss_ivf", "faiss_hnsw"])
+def test_small_banks_refuse_approximate_search(backend: str) -> None:
+    bank = MemoryBank.build(view(30), backend=backend)
+    with pytest.raises(
+        UsageError, match=f"{backend} is meant for banks of above 1,000,000 items.*has 30; use"
+    ) as error:
+        bank.neighbours(view(30).batch([0]), 1)
+    assert "\n" not in str(error.value)
 
 
 # -- banks of learned keys -----------------------------------------------------------------------------------------

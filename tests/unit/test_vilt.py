@@ -22,8 +22,9 @@ from harness.masking import ObservedDataset
 from harness.method import Method, MethodContext
 from harness.methods.common.backbones import vilt
 from harness.methods.common.backbones.config import ViltB32Config, ViltImageConfig, ViltTextConfig
+from harness.methods.common.backbones.patches_config import ViltB32PatchesConfig, ViltPatchesConfig
 from harness.methods.common.backbones.vilt import ViltBackbone, load_vilt, stretch_positions
-from harness.methods.common.backbones.vilt_inputs import ViltImageEncoder, ViltTextEncoder
+from harness.methods.common.backbones.vilt_inputs import ViltImageEncoder, ViltPatchEncoder, ViltTextEncoder
 from harness.methods.common.hub import Pretrained
 from harness.testing.data import tiny_presence, tiny_spec
 from harness.types import FeatureSpec
@@ -420,7 +421,7 @@ def test_text_encoder(folder: Path) -> None:
         [2, 3, 0, 0, 0, 0],
     ]
     assert encoded.mask.sum(1).tolist() == [5, 3, 6, 2]
-    assert encoded.tokens.dtype == np.int32
+    assert encoded.tokens.dtype == np.dtype(encoder.storage) == np.int16
     assert encoded.pooled.shape == (4, 0)
     assert len(encoder.fingerprint()) == 64
 
@@ -526,17 +527,101 @@ def test_bad_options(option: str, value: Any) -> None:
         config.validate()
 
 
+# -- stored patches --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_stored_patches_stand_for_pixels(folder: Path, config: ViltB32Config, backbone: ViltBackbone) -> None:
+    """Rounding the patch embeddings to bf16 (8 bits, relative error up to 2^-9) is all that differs."""
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(0, 256, (40 + row, 90, 3), dtype=np.uint8) for row in range(4)]
+    encoder = ViltPatchEncoder(ViltPatchesConfig(weights=str(folder)))
+    stored = encoder.encode(pictures)
+    assert stored.tokens.shape == (4, 4, WIDTH)
+    assert stored.tokens.dtype == np.int16
+    for row, picture in enumerate(pictures):
+        assert np.array_equal(encoder.encode([picture]).tokens[0], stored.tokens[row])
+    pixels = torch.from_numpy(ViltImageEncoder(ViltImageConfig(weights=str(folder))).encode(pictures).tokens)
+    spec = FeatureSpec(4, (WIDTH,), 0)
+    patched = ViltBackbone(config, {"text": FEATURES["text"], "image": spec}).eval()
+    assert patched.length("image") == backbone.length("image") == 5
+    ones = torch.ones(4, 4, dtype=torch.bool)
+    ours, seen = patched.embed("image", torch.from_numpy(stored.tokens), ones)
+    exact, _ = backbone.embed("image", pixels, ones[:, :1])
+    assert seen.shape == (4, 5)
+    assert seen.all()
+    raw = torch.from_numpy(stored.tokens).view(torch.bfloat16).float()
+    difference = (ours - exact)[:, 1:].abs()
+    # Half a unit in the last place, and what float32 itself may differ by.
+    assert (difference <= raw.abs() * 2**-8 + 1e-5).all()
+    assert difference.max() > 0
+    assert torch.equal(ours[:, 0], exact[:, 0])
+    ids, mask, _ = inputs(folder)
+    text = backbone.embed("text", ids, mask)
+    final = [
+        side.pool(side.encode(*side.assemble({"text": text, "image": (image, seen)})))
+        for side, image in ((patched, ours), (backbone, exact))
+    ]
+    torch.testing.assert_close(final[0], final[1], atol=2e-2, rtol=0)
+    white, shown = patched.dummy("image")
+    assert shown.shape == (4,)
+    everywhere = np.full((9, 9, 3), 255, dtype=np.uint8)
+    nearly = torch.from_numpy(encoder.encode([everywhere]).tokens[0]).view(torch.bfloat16).float()
+    torch.testing.assert_close(white.view(torch.bfloat16).float(), nearly, atol=1e-5, rtol=2**-7)
+
+
+def test_stored_patches_are_those_of_their_weights(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    model = ViltForMaskedLM.from_pretrained(folder)
+    first = ViltPatchEncoder(ViltPatchesConfig(weights=str(folder))).fingerprint()
+    model.vilt.embeddings.patch_embeddings.projection.bias.data[0] += 1
+    model.save_pretrained(other)
+    assert ViltPatchEncoder(ViltPatchesConfig(weights=str(other))).fingerprint() != first
+    model.vilt.embeddings.patch_embeddings.projection.bias.data[0] = torch.nan
+    model.save_pretrained(other)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        ViltPatchEncoder(ViltPatchesConfig(weights=str(other)))
+
+
+def test_a_sample_of_the_real_model_takes_a_quarter_of_the_released_bytes() -> None:
+    """Released: 838,912 B per sample.  Ours: 128 ids, 12 x 12 patches, masks, and the two digests."""
+    released = 838_912
+    text = FeatureArray(
+        np.zeros((1, 128), np.int16), np.ones((1, 128), np.bool_), np.zeros((1, 0), np.float32), np.zeros(1, np.int64)
+    )
+    image = FeatureArray(
+        np.zeros((1, 144, 768), np.int16),
+        np.ones((1, 144), np.bool_),
+        np.zeros((1, 0), np.float32),
+        np.zeros(1, np.int64),
+    )
+    ours = sum(array.stored_bytes + array.pooled.nbytes + array.digest.nbytes for array in (text, image))
+    assert ours == 221_728
+    assert ours / released <= 0.27
+
+
+def test_the_patches_variant_asks_for_its_own_encoder(folder: Path) -> None:
+    config = ViltB32PatchesConfig(weights=str(folder), max_text_len=TEXT)
+    assert config.token_encoders == {"text": "vilt_text", "image": "vilt_patches"}
+    assert config.encoder_options()["vilt_patches"] == {"weights": str(folder), "allow_download": False}
+    assert config.encoder_options()["vilt_text"]["max_text_len"] == TEXT
+    assert registry.backbones.get("vilt_b32_patches") is ViltB32PatchesConfig
+
+
 # -- methods on this backbone ----------------------------------------------------------------------------------------
 
 
-def vilt_data(folder: Path, count: int = 12) -> tuple[ObservedDataset, dict[str, FeatureArray]]:
+def vilt_data(folder: Path, count: int = 12, patches: bool = False) -> tuple[ObservedDataset, dict[str, FeatureArray]]:
     """Text and picture samples, half of them incomplete; retrieval keys are random vectors."""
     generator = np.random.default_rng(1)
     texts = [" ".join(generator.choice(WORDS[5:], size=5)) for _ in range(count)]
     pictures = [generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(count)]
     encoded = {
         "text": ViltTextEncoder(ViltTextConfig(weights=str(folder), max_text_len=TEXT)).encode(texts),
-        "image": ViltImageEncoder(ViltImageConfig(weights=str(folder))).encode(pictures),
+        "image": ViltPatchEncoder(ViltPatchesConfig(weights=str(folder))).encode(pictures)
+        if patches
+        else ViltImageEncoder(ViltImageConfig(weights=str(folder))).encode(pictures),
     }
     features = {
         name: FeatureArray(
@@ -564,11 +649,15 @@ def vilt_data(folder: Path, count: int = 12) -> tuple[ObservedDataset, dict[str,
 ON_A_BACKBONE = [name for name in registry.methods.names() if registry.methods.get(name).uses_backbone]
 
 
-@pytest.mark.parametrize("name", ON_A_BACKBONE)
-def test_methods_run_on_it_and_cannot_see_hidden_values(name: str, folder: Path, config: ViltB32Config) -> None:
+@pytest.mark.parametrize(
+    ("name", "patches"), [*((name, False) for name in ON_A_BACKBONE), *((name, True) for name in ON_A_BACKBONE)]
+)
+def test_methods_run_on_it_and_cannot_see_hidden_values(
+    name: str, patches: bool, folder: Path, config: ViltB32Config
+) -> None:
     kind: Any = registry.methods.get(name)
     options = kind(modality="text") if name == "unimodal" else kind()
-    view, features = vilt_data(folder)
+    view, features = vilt_data(folder, patches=patches)
     outputs = []
     for shown in poisoned(view, features):
         specs = {modality: array.spec for modality, array in features.items()}

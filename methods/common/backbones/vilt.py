@@ -44,11 +44,12 @@ class ViltBackbone(Backbone):
 
     Args:
         config: Weights, text length, patch order.
-        features: Token ids `(L, ())` for text, pixels `(1, (H, W, 3))` for images, in spec order.
+        features: Token ids `(L, ())` for text, pixels `(1, (H, W, 3))` or stored patches `(P, (d,))` for images, in
+            spec order.
 
     Raises:
         DataError: If the weights are not there, or not a ViLT.
-        UsageError: If a modality is neither token ids nor pixels.
+        UsageError: If a modality is neither token ids nor pixels nor patches.
     """
 
     def __init__(self, config: ViltB32Config, features: Mapping[str, FeatureSpec]) -> None:
@@ -60,7 +61,7 @@ class ViltBackbone(Backbone):
         self.num_blocks = len(self.vilt.encoder.layer)
         self.shuffle = config.patch_order == "random"
         self._source = Pretrained("ViLT", config.weights, "backbone", config.allow_download)
-        self._types = {name: _type_of(name, spec) for name, spec in self.features.items()}
+        self._types = {name: _type_of(name, spec, self.hidden_size) for name, spec in self.features.items()}
         self._order = sorted(self.modalities, key=lambda name: self._types[name])
         self._copies: dict[int, tuple[Any, _Weights]] = {}
 
@@ -90,16 +91,22 @@ class ViltBackbone(Backbone):
         if kind == _TEXT:
             hidden = self._embed_text(tokens, self.features[modality].length)
         else:
-            hidden = self._embed_image(tokens[:, 0])
-        if kind == _IMAGE:
-            mask = mask.expand(-1, hidden.shape[1])
+            stored = tokens.ndim == 3
+            hidden = self._embed_image(self._stored_patches(tokens) if stored else self._patches(tokens[:, 0]))
+            mask = mask[:, :1].expand(-1, hidden.shape[1])
         return hidden + self.vilt.embeddings.token_type_embeddings.weight[kind], mask
 
     def dummy(self, modality: str) -> tuple[Tensor, Tensor]:
         """A white picture, or the empty text: `[CLS] [SEP]` and padding (MAP)."""
         spec = self.features[modality]
         if self._types[modality] == _IMAGE:
-            return torch.full((1, *spec.token_shape), 255, dtype=torch.uint8), torch.ones(1, dtype=torch.bool)
+            seen = torch.ones(spec.length, dtype=torch.bool)
+            if not _is_patches(spec):
+                return torch.full((1, *spec.token_shape), 255, dtype=torch.uint8), seen
+            side = round(spec.length**0.5) * int(self.vilt.config.patch_size)
+            with torch.no_grad():
+                white = self._patches(torch.full((1, side, side, 3), 255, dtype=torch.uint8))
+            return store_patches(white[0].flatten(0, 1)), seen
         from transformers import AutoTokenizer
 
         tokenizer: Any = self._source.load(AutoTokenizer)
@@ -238,9 +245,14 @@ class ViltBackbone(Backbone):
         result: Tensor = text.dropout(text.LayerNorm(hidden))
         return result
 
-    def _embed_image(self, pixels: Tensor) -> Tensor:
+    def _stored_patches(self, tokens: Tensor) -> Tensor:
+        """Patch embeddings `[n, h, w, d]` that were stored as bf16."""
+        side = round(tokens.shape[1] ** 0.5)
+        patches = tokens.view(torch.bfloat16).to(self.vilt.embeddings.cls_token.dtype)
+        return patches.reshape(len(patches), side, side, -1)
+
+    def _embed_image(self, patches: Tensor) -> Tensor:
         embeddings = self.vilt.embeddings
-        patches = self._patches(pixels)
         grid = patches.shape[1:3]
         hidden = patches.flatten(1, 2) + self._grid_positions(grid)
         if self.shuffle:
@@ -280,6 +292,9 @@ class ViltBackbone(Backbone):
         return F.interpolate(square, size=tuple(grid), mode="bilinear", align_corners=True).flatten(2).transpose(1, 2)
 
     def _grid(self, spec: FeatureSpec) -> tuple[int, int]:
+        if _is_patches(spec):
+            side = round(spec.length**0.5)
+            return side, side
         patch = int(self.vilt.config.patch_size)
         return spec.token_shape[0] // patch, spec.token_shape[1] // patch
 
@@ -336,12 +351,22 @@ def load_vilt(weights: str, allow_download: bool) -> Any:
     return model
 
 
-def _type_of(name: str, spec: FeatureSpec) -> int:
+def store_patches(patches: Tensor) -> Tensor:
+    """Patch embeddings rounded to bf16, as the int16 of the same bits (numpy has no bf16)."""
+    return patches.to(torch.bfloat16).contiguous().view(torch.int16)
+
+
+def _is_patches(spec: FeatureSpec) -> bool:
+    return len(spec.token_shape) == 1
+
+
+def _type_of(name: str, spec: FeatureSpec, width: int) -> int:
     if spec.token_shape == ():
         return _TEXT
-    if len(spec.token_shape) == 3 and spec.token_shape[2] == 3 and spec.length == 1:
+    pixels = len(spec.token_shape) == 3 and spec.token_shape[2] == 3 and spec.length == 1
+    if pixels or (spec.token_shape == (width,) and round(spec.length**0.5) ** 2 == spec.length):
         return _IMAGE
     raise UsageError(
-        f"backbone vilt_b32 takes token ids and pixels, but modality {name!r} comes as tokens of shape "
-        f"{spec.token_shape}; use backbone=fusion."
+        f"backbone vilt_b32 takes token ids and pixels or stored patches, but modality {name!r} comes as tokens of "
+        f"shape {spec.token_shape}; use backbone=fusion."
     )

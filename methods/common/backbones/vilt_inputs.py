@@ -1,4 +1,4 @@
-"""What ViLT reads: word-piece ids and square pixels.  Both are kept compact and embedded on the fly."""
+"""What ViLT reads: word-piece ids, and square pixels or the embeddings of their patches, all kept compact."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from harness.encoder import Encoded, Encoder
 from harness.errors import DataError
 from harness.methods.common.backbones.config import ViltImageConfig, ViltTextConfig
+from harness.methods.common.backbones.patches_config import ViltPatchesConfig
 from harness.methods.common.hub import Pretrained
 from harness.types import FloatArray
 
 
 class ViltTextEncoder(Encoder):
-    """Ids of the checkpoint's own tokenizer, `[n, max_text_len]` int32, cut or padded to that length.
+    """Ids of the checkpoint's own tokenizer, `[n, max_text_len]`, cut or padded to that length.
+
+    They are int16 where the vocabulary allows it, else int32.
 
     Args:
         config: Weights folder or hub id, text length.
@@ -27,7 +31,6 @@ class ViltTextEncoder(Encoder):
     """
 
     batch_size = 256
-    storage = "int32"
 
     def __init__(self, config: ViltTextConfig) -> None:
         super().__init__(config)
@@ -43,6 +46,7 @@ class ViltTextEncoder(Encoder):
                 f"the tokenizer of {config.weights!r} has {len(self.tokenizer)} entries, its model {words}; "
                 "put the model's own tokenizer.json or vocab.txt beside the weights."
             )
+        self.storage = "int16" if words - 1 <= np.iinfo(np.int16).max else "int32"
 
     def encode(self, values: Sequence[Any]) -> Encoded:
         """Tokenises texts; `[CLS]` first, `[SEP]` last."""
@@ -50,7 +54,7 @@ class ViltTextEncoder(Encoder):
             list(values), padding="max_length", truncation=True, max_length=self.max_text_len, return_tensors="np"
         )
         return Encoded(
-            encoded["input_ids"].astype(np.int32), encoded["attention_mask"].astype(np.bool_), _empty(len(values))
+            encoded["input_ids"].astype(self.storage), encoded["attention_mask"].astype(np.bool_), _empty(len(values))
         )
 
     def fingerprint(self) -> str:
@@ -72,7 +76,7 @@ class ViltImageEncoder(Encoder):
 
     storage = "uint8"
 
-    def __init__(self, config: ViltImageConfig) -> None:
+    def __init__(self, config: ViltImageConfig | ViltPatchesConfig) -> None:
         super().__init__(config)
         from transformers import ViltConfig
 
@@ -90,6 +94,49 @@ class ViltImageEncoder(Encoder):
     def fingerprint(self) -> str:
         """The image size."""
         return str(self.size)
+
+
+class ViltPatchEncoder(ViltImageEncoder):
+    """Patch embeddings `[n, P, d]` in raster order, without positions: bf16, kept as the int16 of the same bits.
+
+    Pictures are embedded one by one in float32 and rounded once, so that what is stored for a picture does not depend
+    on its companions.
+
+    Args:
+        config: Weights folder or hub id.
+
+    Raises:
+        DataError: If the weights are not there, or are not finite.
+    """
+
+    storage = "int16"
+
+    def __init__(self, config: ViltPatchesConfig) -> None:
+        super().__init__(config)
+        from harness.methods.common.backbones.vilt import load_vilt
+
+        self._projection = load_vilt(config.weights, config.allow_download).embeddings.patch_embeddings.projection
+        if not all(bool(part.isfinite().all()) for part in self._projection.parameters()):
+            raise DataError(f"the patch embedding of {config.weights!r} has weights that are NaN or infinite.")
+
+    def encode(self, values: Sequence[Any]) -> Encoded:
+        """Embeds uint8 pictures `[H, W, 3]`, squashed as by `vilt_image`."""
+        from harness.methods.common.backbones.vilt import store_patches
+        from harness.methods.common.encoders.inference import map_one_by_one
+
+        def one(pixels: Any) -> Any:
+            picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+            return store_patches(self._projection((picture.float() / 255.0 - 0.5) / 0.5)[0].flatten(1).T).numpy()
+
+        tokens = np.stack(map_one_by_one(one, list(super().encode(values).tokens[:, 0])))
+        return Encoded(tokens, np.ones(tokens.shape[:2], dtype=np.bool_), _empty(len(values)))
+
+    def fingerprint(self) -> str:
+        """The image size and the projection's weights."""
+        digest = hashlib.sha256(str(self.size).encode())
+        for part in self._projection.parameters():
+            digest.update(part.detach().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def _empty(count: int) -> FloatArray:

@@ -9,4 +9,5 @@ BUILTIN = {
     "clip_vit_l14_336": "harness.methods.common.encoders.config:ClipConfig",
     "vilt_text": "harness.methods.common.backbones.config:ViltTextConfig",
     "vilt_image": "harness.methods.common.backbones.config:ViltImageConfig",
+    "vilt_patches": "harness.methods.common.backbones.patches_config:ViltPatchesConfig",
 }
