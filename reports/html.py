@@ -172,12 +172,13 @@ def _view(number: int, table: Table) -> TableView:
 def _facts(board: Leaderboard, runs: Sequence[Inspected]) -> list[tuple[str, str]]:
     """Size and age of the report, for its head."""
     rows = [row for table in board.tables for row in table.rows]
-    facts = [
-        ("runs", str(sum(len(row.runs) for row in rows))),
-        ("methods", str(len({row.method for row in rows}))),
-        ("data sets", str(len({table.key.dataset_fingerprint for table in board.tables}))),
-        ("tables", str(len(board.tables))),
-    ]
+    counts = {
+        "run": sum(len(row.runs) for row in rows),
+        "method": len({row.method for row in rows}),
+        "data set": len({table.key.dataset_fingerprint for table in board.tables}),
+        "table": len(board.tables),
+    }
+    facts = [(name if count == 1 else f"{name}s", str(count)) for name, count in counts.items()]
     newest = max((run.record.finished for run in runs), default="")
     return [*facts, *([("newest run", newest[:10])] if newest else [])]
 
