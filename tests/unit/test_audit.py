@@ -305,6 +305,15 @@ def test_what_was_caught_is_told(data: TinyData) -> None:
     assert padding.severity == "warning"
 
 
+def test_attention_masks_of_ones_over_padding_are_caught(data: TinyData) -> None:
+    assert audited(data)["attention_masks"].passed
+    for array in data.features.values():
+        array.mask[:] = True
+    result = audited(data)["attention_masks"]
+    assert not result.passed
+    assert "mask is all ones, but sequences end in zeros: text, image" in result.detail
+
+
 def test_complete_supervision_may_see_hidden_training_values(data: TinyData) -> None:
     complete = tiny_observed(supervision="complete")
     results = audited(complete, PeeksInPrepare, supervision="complete")
