@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -356,48 +357,57 @@ def test_two_sweeps_of_the_same_grid_share_its_cells(store: Path) -> None:
     assert sorted(run.record.seeds["train_seed"] for run in runs) == list(range(6))
 
 
-@pytest.mark.slow
-def test_a_server_that_is_killed_in_mid_sweep_costs_nothing(store: Path, plugin: Path) -> None:
-    """Records wait in the outbox, and `harness sync` sends them to the next server."""
+@pytest.fixture
+def serve(store: Path) -> Iterator[Callable[[], tuple[str, subprocess.Popen[bytes]]]]:
+    """Starts MLflow servers on one port, each a process group of its own; none outlives the test."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    serve = [sys.executable, "-P", "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    serve += ["--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}", "--artifacts-destination", str(store / "art")]
-    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(store / "art")]
+    started: list[subprocess.Popen[bytes]] = []
 
-    def server() -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    def start_server() -> tuple[str, subprocess.Popen[bytes]]:
+        quiet = subprocess.DEVNULL
+        started.append(subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True))
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             with suppress(TrackingError):
-                probe(uri)
+                probe(f"http://127.0.0.1:{port}")
                 break
             time.sleep(0.2)
-        return process
+        return f"http://127.0.0.1:{port}", started[-1]
 
-    grid = [*SMALL, "method=majority", "train_seed=range(0,4)", f"tracking.uri={uri}"]
-    first = server()
-    sweep = start(*grid)
+    yield start_server
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_in_mid_sweep_costs_nothing(
+    store: Path, serve: Callable[[], tuple[str, subprocess.Popen[bytes]]]
+) -> None:
+    """Records wait in the outbox, and `harness sync` sends them to the next server."""
+    uri, server = serve()
+    sweep = start(*SMALL, "method=majority", "train_seed=range(0,4)", f"tracking.uri={uri}")
     assert sweep.stderr is not None
     lines = []
     for line in sweep.stderr:
         lines.append(line)
         if line.startswith("[1/4"):
-            os.killpg(first.pid, signal.SIGKILL)
-            first.wait()
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
     assert sweep.wait() == 0, lines
     assert any("send it later with `harness sync`" in line for line in lines)
     assert {record["status"] for record in records(store).values()} == {"finished"}
-    second = server()
-    try:
-        assert main(["sync", f"tracking.uri={uri}"]) == 0
-        runs = load_runs(uri)
-        assert sorted(run.record.seeds["train_seed"] for run in runs) == list(range(4))
-        assert all(len(run.predictions().ids) == 15 for run in runs)
-    finally:
-        os.killpg(second.pid, signal.SIGKILL)
-        second.wait()
+    serve()
+    assert main(["sync", f"tracking.uri={uri}"]) == 0
+    runs = load_runs(uri)
+    assert sorted(run.record.seeds["train_seed"] for run in runs) == list(range(4))
+    assert all(len(run.predictions().ids) == 15 for run in runs)
 
 
 def test_features_that_cannot_be_computed_are_told_before_anything_runs(
