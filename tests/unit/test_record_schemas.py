@@ -29,9 +29,11 @@ def test_every_schema_has_its_file() -> None:
 def test_it_loads_as_it_was_written(version: int) -> None:
     record = golden(version)
     assert (record.schema_version, record.method, record.status) == (version, "redeem", "finished")
-    assert record.results[0].metrics["accuracy"] == pytest.approx({1: 0.8, 2: 0.7}[version])
-    assert record.results[0].kind == {1: "condition", 2: "mean"}[version]
+    assert record.results[0].metrics["accuracy"] == pytest.approx({1: 0.8, 2: 0.7, 3: 0.7}[version])
+    assert record.results[0].kind == {1: "condition", 2: "mean", 3: "mean"}[version]
     assert record.cost.train_seconds == 12.5
+    assert record.cost.audit_seconds == {1: 0.0, 2: 0.0, 3: 0.25}[version]
+    assert [audit.severity for audit in record.audits][1:] == ([] if version < 3 else ["note"])
     assert RunRecord.from_json(record.to_json()) == record
 
 
