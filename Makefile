@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 # One thread per process: the suite runs two processes, and results do not depend on the number of cores.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help install demo test test-all bench bench-full lint format typecheck clean
+.PHONY: help install demo test test-all bench bench-full docs lint format typecheck clean
 
 help:
 	@echo "make demo       install, run the default benchmark, print the comparison table"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-all   every test, slow ones too"
 	@echo "make bench      speed beside the released pipeline's cost, minutes on two cores; rewrites docs/speed.md"
 	@echo "make bench-full the same at larger sizes"
+	@echo "make docs       the docs site, in site/; a broken link fails"
 	@echo "make lint       ruff: style, imports, formatting"
 	@echo "make format     ruff: reformat and fix what can be fixed"
 	@echo "make typecheck  mypy, strict"
@@ -55,6 +56,15 @@ bench: $(STAMP)
 bench-full: $(STAMP)
 	$(BIN)/python -P benchmarks/compare.py --full $(BENCH_ARGS)
 
+# The theme warns about MkDocs 2, which pyproject.toml excludes.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -P -m mkdocs build --strict --quiet
+	@echo "open site/index.html; searching needs a server: $(BIN)/python -P -m http.server --directory site"
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),docs]' $(CONSTRAINTS)
+	@touch $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,5 +77,5 @@ typecheck: $(STAMP)
 	sh scripts/typecheck.sh $(BIN)/mypy
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
