@@ -56,9 +56,10 @@ bench: $(STAMP)
 bench-full: $(STAMP)
 	$(BIN)/python -P benchmarks/compare.py --full $(BENCH_ARGS)
 
-# The theme warns about MkDocs 2, which pyproject.toml excludes.
+# Not --quiet, which would silence the warnings that --strict counts.  The variable: a notice about MkDocs 2, which
+# pyproject.toml excludes.
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -P -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -P -m mkdocs build --strict
 	@echo "open site/index.html; searching needs a server: $(BIN)/python -P -m http.server --directory site"
 
 $(VENV)/.installed-docs: $(STAMP)
