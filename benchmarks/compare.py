@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +26,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--full", action="store_true", help="larger sizes and more repetitions")
     parser.add_argument("--tiny", action="store_true", help="a small network: shows that it runs, measures nothing")
     parser.add_argument("--only", nargs="+", metavar="STAGE", default=[], help="these stages alone")
+    parser.add_argument("--repetitions", type=int, default=0, help="measured rounds (default: by size)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides (default 1)")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "harness-benchmark")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where speed.json and speed.md lie")
@@ -41,6 +43,8 @@ def main(arguments: list[str]) -> int:
         parser.error(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(stages.STAGES)}")
     torch.set_num_threads(chosen.threads)
     sizes = stages.TINY if chosen.tiny else stages.FULL if chosen.full else stages.QUICK
+    if chosen.repetitions:
+        sizes = replace(sizes, rounds=chosen.repetitions)
     chosen.folder.mkdir(parents=True, exist_ok=True)
     bench = stages.Bench(sizes, chosen.folder)
     target = chosen.docs / "speed.json"
