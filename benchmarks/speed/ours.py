@@ -13,11 +13,14 @@ from harness.features import FeatureArray, FeatureStore
 from harness.masking import ObservedDataset
 from harness.method import Method, MethodContext
 from harness.methods.common.backbones.config import ViltB32Config
+from harness.methods.common.backbones.patches_config import ViltB32PatchesConfig
 from harness.types import BoolArray, DataTable, Split
 
 
-def config(weights: Path, text_len: int = 128) -> ViltB32Config:
-    return ViltB32Config(weights=str(weights), max_text_len=text_len)
+def config(weights: Path, text_len: int, pixels: bool) -> ViltB32Config:
+    """ViLT on stored patch embeddings, or on stored pixels."""
+    form = ViltB32Config if pixels else ViltB32PatchesConfig
+    return form(weights=str(weights), max_text_len=text_len)
 
 
 def features(table: DataTable, backbone: ViltB32Config, cache: Path, key_width: int) -> dict[str, FeatureArray]:

@@ -137,16 +137,17 @@ class Bench:
     Args:
         sizes: How much is measured.
         folder: For generated data and caches; what is there is used again.
+        pixels: Whether ours runs on stored pixels, and not on stored patch embeddings.
     """
 
     K = 5
 
-    def __init__(self, sizes: Sizes, folder: Path) -> None:
+    def __init__(self, sizes: Sizes, folder: Path, pixels: bool = False) -> None:
         self.sizes, self.folder = sizes, folder
         self.weights = data.save_vilt(folder / f"vilt-{sizes.shape.hidden}", sizes.shape)
         self.release = data.make_release(folder / f"memes-{sizes.samples}", sizes.samples)
         self.table = data.make_table(self.release)
-        self.backbone = ours.config(self.weights, sizes.text_len)
+        self.backbone = ours.config(self.weights, sizes.text_len, pixels)
 
     @cached_property
     def features(self) -> dict[str, FeatureArray]:

@@ -21,7 +21,7 @@ from speed.measure import Timing, interleave, operations  # noqa: E402
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> stages.Bench:
-    return stages.Bench(stages.TINY, tmp_path_factory.mktemp("speed"))
+    return stages.Bench(stages.TINY, tmp_path_factory.mktemp("speed"), pixels=True)
 
 
 def compare(*arguments: str) -> int:
@@ -169,6 +169,9 @@ def test_every_stage_runs_and_is_written_down(tmp_path: Path) -> None:
     origins = {row["origin"] for row in saved["rows"]}
     assert origins == {"load", "bank", "search", "step", "epoch", "growth"} | ({"gpu"} & origins)
     assert all(np.isfinite(row["ours"]) and row["ours"] >= 0 for row in saved["rows"])
+    stored = next(row for row in saved["rows"] if row["what"] == "bytes per sample")
+    # Two bytes a number: 4 patches of width 32 with their mask, 24 token ids with theirs; files have a header.
+    assert 2 * (4 * 32 + 24) + 4 + 24 < stored["ours"] < stored["peer"] == 4 * 32 * (24 + 5) + 2 * 128
     exact = next(row for row in saved["rows"] if row["what"].startswith("ranks equal"))
     assert exact["ours"] == 1.0
     # Stages that were not measured again are kept.
