@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     bench = stages.Bench(sizes, chosen.folder)
     target = chosen.docs / "speed.json"
     kept = json.loads(target.read_text())["rows"] if target.is_file() and chosen.only else []
-    conditions = {**report.machine(), "repetitions": sizes.rounds}
+    conditions = report.machine()
     found: dict[str, list[dict[str, object]]] = {}
     for row in kept:
         found.setdefault(row["origin"], []).append(row)
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         if chosen.only and name not in chosen.only:
             continue
         print(f"{name} …", flush=True)
-        rows = [{**row.to_dict(), "origin": name} for row in stage(bench)]
+        rows = [{**row.to_dict(), "origin": name, "rounds": sizes.rounds} for row in stage(bench)]
         if not rows:
             print(f"{name}: skipped, it needs a CUDA device")
         found[name] = rows

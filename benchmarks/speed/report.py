@@ -39,8 +39,9 @@ def markdown(conditions: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
     facts = "; ".join(f"{name}: {value}" for name, value in conditions.items() if value is not None)
     lines = [f"Measured with {facts}.", ""]
     for stage in dict.fromkeys(row["stage"] for row in rows):
-        lines += [f"### {stage.capitalize()}", "", _line(HEADER), _line(["---"] * len(HEADER))]
-        lines += [_line(_cells(row)) for row in rows if row["stage"] == stage]
+        own = [row for row in rows if row["stage"] == stage]
+        lines += [f"### {stage.capitalize()}", "", f"Measured rounds: {own[0]['rounds']}.", ""]
+        lines += [_line(HEADER), _line(["---"] * len(HEADER)), *(_line(_cells(row)) for row in own)]
         lines.append("")
     return "\n".join(lines)
 
