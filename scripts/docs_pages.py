@@ -43,6 +43,8 @@ LISTS = {"protocols": ("Protocol families", "protocol-families.md"), "metrics": 
 API_FOLDERS = ("audit", "testing")
 FACTS = ("citation", "license", "obtain", "kinds", "tasks", "higher_is_better", "examples", "reference", "version")
 _PICTURE = re.compile(r"<!-- masks: (\S+) -->")
+_INDENT = re.compile(r"^ {2,3}(?=\S)", re.MULTILINE)
+_NAMED = re.compile(r"(?<!\[)`docs/([\w-]+\.md)`(?!\])")
 _LINK = re.compile(r"\]\((?!https?:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -72,12 +74,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Points links between files of the repository at their pages, and draws the pictures."""
+    """Points links between files of the repository at their pages, and draws the pictures.
+
+    GitHub takes two or three spaces for the inside of a list item, Python-Markdown wants four.
+    """
     here = page.file.src_uri
     source = next((file for file, made in ROOT_PAGES.items() if made == here), f"docs/{here}")
     # Cards link to each other as neighbours, which their pages are as well.
     if here.partition("/")[0] not in CARDS:
         markdown = _outside_code(markdown, lambda text: _LINK.sub(lambda link: _relinked(link, source, here), text))
+    top = posixpath.relpath(".", posixpath.dirname(here) or ".")
+    markdown = _outside_code(markdown, lambda text: _NAMED.sub(rf"[`docs/\1`]({top}/\1)", text))
+    markdown = _outside_code(markdown, lambda text: _INDENT.sub("    ", text))
     return _PICTURE.sub(lambda match: picture(match[1]), markdown)
 
 
@@ -131,7 +139,7 @@ def list_page(kind: str, title: str) -> str:
 
 
 def _details(facts: dict[str, Any], level: str) -> str:
-    parts = [f"{level} Facts" if level == "##" else "", table(("", ""), _fact_rows(facts))]
+    parts = [f"{level} Facts" if level == "##" else "", _facts(facts)]
     if facts["options"]:
         rows = [
             (
@@ -158,10 +166,15 @@ def _details(facts: dict[str, Any], level: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _fact_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(facts: dict[str, Any]) -> str:
     shown = [(name, facts[name]) for name in FACTS if facts.get(name) not in (None, "", [])]
     texts = [(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)) for name, value in shown]
-    return [(name.replace("_", " "), " ".join(text.split())) for name, text in texts]
+    return "\n".join(f"- **{name.replace('_', ' ')}**: {_plain(' '.join(text.split()))}" for name, text in texts)
+
+
+def _plain(text: str) -> str:
+    """Text in which names such as `f1_macro` and `<modality>` are not taken for Markdown or HTML."""
+    return re.sub(r"([*_<\[])", r"\\\1", text)
 
 
 def code(value: object) -> str:

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import re
 import shlex
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,7 +39,9 @@ PAGES = sorted(
     )
     for path in ROOT.glob(pattern)
 )
-FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
+)
 
 #: What readers put something of their own for, and what these tests put there.  Names of files and folders stay.
 PLACEHOLDERS = {
@@ -70,10 +73,10 @@ def shown(page: Path) -> Iterator[Shown]:
     """Lines of `console` and `sh` blocks, and code spans in the text that begin with `harness`."""
     text, name = page.read_text(encoding="utf-8"), page.relative_to(ROOT).as_posix()
     for block in FENCED.finditer(text):
-        body = block[2].replace("\\\n", " ")
-        if block[1] == "console":
+        body = textwrap.dedent(block["body"]).replace("\\\n", " ")
+        if block["language"] == "console":
             lines = [line[2:] for line in body.splitlines() if line.startswith("$ ")]
-        elif block[1] in ("sh", "bash"):
+        elif block["language"] in ("sh", "bash"):
             lines = [line for line in body.splitlines() if line.strip()]
         else:
             continue
@@ -211,7 +214,7 @@ CHECKS: Mapping[str, Callable[[argparse.Namespace], object]] = {
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plugins of README's and docs/plugins.md's examples, as their readers have them."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = [block[2] for block in FENCED.finditer(readme) if block[1] == "python"]
+    (code,) = [block["body"] for block in FENCED.finditer(readme) if block["language"] == "python"]
     (tmp_path / "my_method.py").write_text(code)
     monkeypatch.syspath_prepend(PLUGIN_PACKAGE / "src")
     points = tomllib.loads((PLUGIN_PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]

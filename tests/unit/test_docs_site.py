@@ -93,6 +93,9 @@ def test_the_site_is_built_whole_and_needs_no_network(tmp_path: Path) -> None:
     for page in tmp_path.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=\"(?:https?:)?//", text), page
+        shown = re.sub(r"<(pre|svg|nav)\b.*?</\1>", "", text, flags=re.DOTALL)
+        for paragraph in re.findall(r"<(?:p|li)>(.*?)</(?:p|li)>", shown, re.DOTALL):
+            assert not re.search(r"^(?:[-*] |\d+\. |\|)|```", paragraph, re.MULTILINE), f"{page}: {paragraph[:200]}"
     for style in tmp_path.rglob("*.css"):
         assert not re.search(r"url\([\"']?(?:https?:)?//|@import", style.read_text(encoding="utf-8")), style
 
