@@ -197,17 +197,18 @@ class BlockWriter:
         longer.replace(path)
 
     def _create(self, path: Path, dtype: np.dtype[Any], row: tuple[int, ...]) -> None:
-        """A file of zeros whose space on the disk is reserved."""
-        with path.open("wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, header | {"shape": (self._total, *row)})
-            file.flush()
-            size = _Layout((self._total, *row), dtype, file.tell()).file_bytes
-            try:
-                _reserve(file, size)
-            except OSError:
-                path.unlink()
-                raise
+        """A file of zeros whose space on the disk is reserved; it has its name only when it is whole."""
+        young = path.with_suffix(".new")
+        try:
+            with young.open("wb") as file:
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(file, header | {"shape": (self._total, *row)})
+                file.flush()
+                _reserve(file, _Layout((self._total, *row), dtype, file.tell()).file_bytes)
+            young.replace(path)
+        except OSError:
+            young.unlink(missing_ok=True)
+            raise
 
     def _commit(self) -> None:
         """Files first, then the journal: what the journal names is on the disk."""

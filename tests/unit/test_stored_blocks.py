@@ -157,6 +157,21 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(
     np.testing.assert_array_equal(open_block(block, PARTS)["tokens"], dense(parts, np.arange(6), 6)["tokens"])
 
 
+def test_a_file_that_could_not_be_begun_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, block = pieces([[2, 2]]), tmp_path / "block"
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np.lib.format, "write_array_header_1_0", full)
+        with pytest.raises(DataError, match="no space left"):
+            write(block, parts, np.arange(2), 2)
+    assert not list(tmp_path.rglob("*.npy"))
+    write(block, parts, np.arange(2), 2)
+    np.testing.assert_array_equal(open_block(block, PARTS)["tokens"], dense(parts, np.arange(2), 2)["tokens"])
+
+
 def test_checksums_are_read_once_per_state_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, block = pieces([[2, 2]]), tmp_path / "block"
     write(block, parts, np.arange(2), 2)
