@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness import registry
@@ -19,7 +20,7 @@ from harness.cli import COMMANDS, main
 from harness.cli.commands import check, describe, mask, report, reproduce, sweep
 from harness.cli.commands import list as listing
 from harness.cli.store import read_store
-from harness.compose import compose, compose_as
+from harness.compose import compose, compose_as, encoder_config
 from harness.prepare import PrepareConfig
 from harness.protocol import parse_protocol
 from harness.reports.presets import select
@@ -212,10 +213,13 @@ CHECKS: Mapping[str, Callable[[argparse.Namespace], object]] = {
 
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugins of README's and docs/plugins.md's examples, as their readers have them."""
+    """The plugins of README's and of the docs' examples, as their readers have them."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = [block["body"] for block in FENCED.finditer(readme) if block["language"] == "python"]
     (tmp_path / "my_method.py").write_text(code)
+    page = (ROOT / "docs" / "encoders-and-backbones.md").read_text(encoding="utf-8")
+    for name, code in re.findall(r'^```python title="(\w+\.py)"\n(.*?)^```', page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(code)
     monkeypatch.syspath_prepend(PLUGIN_PACKAGE / "src")
     points = tomllib.loads((PLUGIN_PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
     for group, entries in points.items():
@@ -312,6 +316,26 @@ def test_the_quick_start_runs_from_top_to_bottom(
         assert main(words_of(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
     assert (tmp_path / "report" / "report.html").is_file()
     assert (tmp_path / "bundle.zip").is_file()
+
+
+def test_the_example_encoder_keeps_the_contract(plugins: None, tmp_path: Path) -> None:
+    registry.load_plugin_file(tmp_path / "letters.py")
+    config = encoder_config("letters", {"width": 32})
+    encoder = config.implementation()(config)
+    texts = ["a red apple", "", "apple", "Apple " * 100]
+    together = encoder.encode(texts)
+    assert together.tokens.shape == (4, 32, 32)
+    assert together.mask.sum(axis=1).tolist() == [3, 1, 1, 32]
+    assert together.tokens[0, 2].tolist() == together.tokens[2, 0].tolist() == together.tokens[3, 31].tolist()
+    for row, text in enumerate(texts):
+        alone = encoder.encode([text])
+        assert np.array_equal(alone.pooled[0], together.pooled[row])
+
+
+@pytest.mark.slow
+def test_the_example_backbone_runs(home: Path, plugins: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = [each.line for each in SHOWN if "mixing.py run" in each.line]
+    assert main(words_of(line)[1:]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.slow
