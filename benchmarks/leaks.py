@@ -60,8 +60,8 @@ BUGS = (
     Bug("recovered values with the wrong sign", RAGPT, ("method.recovered_sign=bitwise",)),
     Bug(
         "masks bound to positions",
-        REDCORE,
-        ("method.mask_binding=position", "supervision=complete"),
+        (*REDCORE, "supervision=complete"),
+        ("method.mask_binding=position",),
     ),
     Bug("codes sampled at test", REDCORE, ("method.eval_sample=true",)),
     Bug("best neighbour dropped at test", RAMER, ("method.exclude=first_hit",)),
