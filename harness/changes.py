@@ -144,19 +144,14 @@ class Corrupted(Change):
         Raises:
             UsageError: If the data set does not have it, or its kind has no corruption of this name.
         """
-        for modality in spec.modalities:
-            if modality.name == self.modality:
-                known = corruptions_of(modality.kind)
-                if self.what not in known:
-                    raise UsageError(
-                        f"corruption {self.name!r}: {self.modality!r} of data set {spec.name!r} is of kind "
-                        f"{modality.kind}, which has {', '.join(known)}."
-                    )
-                return (modality,)
-        raise UsageError(
-            f"corruption {self.name!r}: data set {spec.name!r} has no modality {self.modality!r}. "
-            f"Modalities: {', '.join(spec.modality_names)}."
-        )
+        modality = _named(self.modality, spec, f"corruption {self.name!r}")
+        known = corruptions_of(modality.kind)
+        if self.what not in known:
+            raise UsageError(
+                f"corruption {self.name!r}: {self.modality!r} of data set {spec.name!r} is of kind "
+                f"{modality.kind}, which has {', '.join(known)}."
+            )
+        return (modality,)
 
     def reader(self, table: DataTable, modality: ModalitySpec, split: Split, mask_seed: int) -> Callable[[int], Any]:
         """Function from a row to the corrupted value."""
@@ -312,19 +307,14 @@ class Shortened(Change):
                     f"({', '.join(f'{modality.name} is {modality.kind}' for modality in spec.modalities)})."
                 )
             return sequences
-        for modality in spec.modalities:
-            if modality.name == self.modality:
-                if modality not in sequences:
-                    hint = f" A part of a picture is hidden by corrupt:occlusion_{self.modality}_<severity>."
-                    raise UsageError(
-                        f"protocol {self.name!r}: {self.modality!r} of data set {spec.name!r} is of kind "
-                        f"{modality.kind} and no sequence.{hint if modality.kind == 'image' else ''}"
-                    )
-                return (modality,)
-        raise UsageError(
-            f"protocol {self.name!r}: data set {spec.name!r} has no modality {self.modality!r}. "
-            f"Modalities: {', '.join(spec.modality_names)}."
-        )
+        modality = _named(self.modality, spec, f"protocol {self.name!r}")
+        if modality not in sequences:
+            hint = f" A part of a picture is hidden by corrupt:occlusion_{self.modality}_<severity>."
+            raise UsageError(
+                f"protocol {self.name!r}: {self.modality!r} of data set {spec.name!r} is of kind "
+                f"{modality.kind} and no sequence.{hint if modality.kind == 'image' else ''}"
+            )
+        return (modality,)
 
     def reader(self, table: DataTable, modality: ModalitySpec, split: Split, mask_seed: int) -> Callable[[int], Any]:
         """Function from a row to what is left of the value."""
@@ -523,4 +513,14 @@ def spread(block: FeatureArray, rows: IntArray, whole: FeatureArray) -> FeatureA
         part(block.mask, whole.mask),
         part(block.pooled, whole.pooled),
         part(block.digest, whole.digest),
+    )
+
+
+def _named(name: str, spec: DatasetSpec, asker: str) -> ModalitySpec:
+    """The modality of that name; the error begins with who asks for it."""
+    for modality in spec.modalities:
+        if modality.name == name:
+            return modality
+    raise UsageError(
+        f"{asker}: data set {spec.name!r} has no modality {name!r}. Modalities: {', '.join(spec.modality_names)}."
     )
