@@ -45,8 +45,11 @@ class ProtocolContract:
         order: IntArray | None = None,
     ) -> DataTable:
         """A small data set; raw values that the protocol has no business with fail when they are read."""
-        readable = "values" in self.parsed().reads or bool(self.changes())
-        return make_table(sizes, self.modalities, available, ids, order, readable=readable)
+        return make_table(sizes, self.modalities, available, ids, order, readable=self.reads_values())
+
+    def reads_values(self) -> bool:
+        """Whether raw values are the protocol's business."""
+        return "values" in self.parsed().reads or bool(self.changes())
 
     def changes(self) -> dict[str, str]:
         """Name of what is done to values that are shown, per split or test condition where there is something."""

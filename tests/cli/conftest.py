@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness import registry
+from harness.config import PathsConfig
+from harness.files import Folders
+from harness.mlflow_store import connect
 
 PLUGIN_FILE = Path(__file__).with_name("plugin_file.py")
 
@@ -49,3 +52,19 @@ def restored_registries() -> Iterator[None]:
 def toy() -> None:
     """Loads the toy plugins."""
     registry.load_plugin_file(PLUGIN_FILE)
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A fresh MLflow database, which takes seconds to create."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    connect(f"sqlite:///{folder / 'mlflow.db'}", Folders.resolve(PathsConfig(home=str(folder))))
+    return (folder / "mlflow.db").read_bytes()
+
+
+@pytest.fixture
+def store(home: Path, database: bytes) -> Path:
+    """The home folder with an empty database in it."""
+    home.mkdir()
+    (home / "mlflow.db").write_bytes(database)
+    return home

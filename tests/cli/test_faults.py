@@ -21,7 +21,6 @@ from harness.compose import compose
 from harness.config import PathsConfig
 from harness.errors import EXIT_DATA, EXIT_INTERRUPTED, EXIT_TERMINATED, CellBusyError
 from harness.files import Folders
-from harness.mlflow_store import connect
 from harness.record import RunRecord
 from harness.runner import Workspace, resolve, run_cell
 from harness.sweep import SweepConfig, make_plan, run_plan
@@ -103,22 +102,6 @@ class InTrouble(Method):
 
 registry.methods.register("trouble", Trouble, "a test")
 '''
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A fresh MLflow database, which takes seconds to create."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    connect(f"sqlite:///{folder / 'mlflow.db'}", Folders.resolve(PathsConfig(home=str(folder))))
-    return (folder / "mlflow.db").read_bytes()
-
-
-@pytest.fixture
-def store(home: Path, database: bytes) -> Path:
-    """The home folder with an empty database in it."""
-    home.mkdir()
-    (home / "mlflow.db").write_bytes(database)
-    return home
 
 
 @pytest.fixture

@@ -20,11 +20,9 @@ import pytest
 
 from harness import registry
 from harness.cli import main
-from harness.config import PathsConfig
 from harness.errors import DataError, TrackingError, UsageError
 from harness.features import FeatureStore
-from harness.files import Folders
-from harness.mlflow_store import connect, probe
+from harness.mlflow_store import probe
 from harness.sweep import Plan, SweepConfig, make_plan, run_plan, variant
 from harness.tracking import load_runs
 
@@ -112,22 +110,6 @@ def plugin(tmp_path: Path) -> Path:
     file = tmp_path / "endings.py"
     file.write_text(PLUGIN)
     return file
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A fresh MLflow database, which takes seconds to create."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    connect(f"sqlite:///{folder / 'mlflow.db'}", Folders.resolve(PathsConfig(home=str(folder))))
-    return (folder / "mlflow.db").read_bytes()
-
-
-@pytest.fixture
-def store(home: Path, database: bytes) -> Path:
-    """The home folder with an empty database in it."""
-    home.mkdir()
-    (home / "mlflow.db").write_bytes(database)
-    return home
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,8 +14,7 @@ from harness import registry
 from harness.masking import MaskTable
 from harness.protocol import Protocol, parse_protocol
 from harness.testing.protocols import ProtocolContract
-from harness.testing.tables import make_table
-from harness.types import BoolArray, DataTable, IntArray
+from harness.types import DataTable
 
 #: name -> (modalities, share of incomplete samples where the name fixes one, fingerprint)
 PINNED: dict[str, tuple[tuple[str, ...], float | None, str]] = {
@@ -218,15 +217,9 @@ class TestSavedTable(ProtocolContract):
             self.build()
             yield
 
-    def table(
-        self,
-        sizes: Sequence[int] = (40, 20, 30),
-        available: BoolArray | None = None,
-        ids: Sequence[str] | None = None,
-        order: IntArray | None = None,
-    ) -> DataTable:
-        # The contract asks the protocol what its table needs; here the file is made from the table.
-        return make_table(sizes, self.modalities, available, ids, order, readable="+" in self.source)
+    def reads_values(self) -> bool:
+        # The contract asks the protocol; here the protocol's file is made from the table.
+        return "+" in self.source
 
     def build(self, table: DataTable | None = None, mask_seed: int = 0) -> MaskTable:
         table = table or self.table()

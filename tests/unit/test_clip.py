@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
+from transformers import CLIPModel, CLIPTokenizerFast
 
 from harness.compose import compose, encoder_config
 from harness.config import PathsConfig
@@ -17,8 +17,8 @@ from harness.files import Folders
 from harness.methods.common.encoders.clip import prepare_picture
 from harness.methods.common.encoders.config import ClipConfig
 from harness.runner import Workspace, token_encoder_names
+from harness.testing.models import write_clip
 
-WORDS = ["a", "red", "dog", "cat", "sits"]
 SIZE, WIDTH, LENGTH = 32, 16, 12
 
 
@@ -26,28 +26,7 @@ SIZE, WIDTH, LENGTH = 32, 16, 12
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP with its tokenizer, as on the hub."""
     path = tmp_path_factory.mktemp("tiny clip")
-    letters = sorted({letter for word in WORDS for letter in word})
-    entries = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {entry: index for index, entry in enumerate(entries)}
-    torch.manual_seed(0)
-    shared = {"hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shared["projection_dim"] = 8
-    text = {
-        **shared,
-        "vocab_size": len(vocab),
-        "max_position_embeddings": LENGTH,
-        "bos_token_id": vocab["<|startoftext|>"],
-        "eos_token_id": vocab["<|endoftext|>"],
-        "pad_token_id": vocab["<|endoftext|>"],
-    }
-    vision = {**shared, "image_size": SIZE, "patch_size": 8}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(path)
-    CLIPTokenizerFast(vocab=vocab, merges=[]).save_pretrained(path)
-    return path
+    return write_clip(path, WIDTH, SIZE, LENGTH)
 
 
 def encoder(folder: Path, **options: Any) -> Any:

@@ -457,15 +457,21 @@ def plain_classifier(state: Mapping[str, Tensor], features: Tensor) -> Tensor:
     return affine(state, "output", features)
 
 
-@torch.no_grad()
-def test_official_computation() -> None:
-    data = tiny_observed("multiclass", 3, length=6, supervision="complete")
+def trained_official(data: TinyData) -> RedCore:
+    """The `official` preset after three steps, in eval mode."""
     config = replace(RedCoreConfig.from_preset("official"), **SMALL)
     method = contract_for("redcore")().build(data, config=config)
     assert isinstance(method, RedCore)
     with torch.enable_grad():
         train(method, data.train, steps=3)
     method.eval()
+    return method
+
+
+@torch.no_grad()
+def test_official_computation() -> None:
+    data = tiny_observed("multiclass", 3, length=6, supervision="complete")
+    method = trained_official(data)
     batch = whole(data.train)
     average, beta = method.balance.average.numpy().astype(float), method.balance.beta.numpy().astype(float)
     assert int(method.balance.iteration) == 3, "the next step updates the weights"
@@ -519,12 +525,7 @@ def test_official_computation() -> None:
 @torch.no_grad()
 def test_official_prediction() -> None:
     data = tiny_observed("multiclass", 3, length=6, supervision="complete")
-    config = replace(RedCoreConfig.from_preset("official"), **SMALL)
-    method = contract_for("redcore")().build(data, config=config)
-    assert isinstance(method, RedCore)
-    with torch.enable_grad():
-        train(method, data.train, steps=3)
-    method.eval()
+    method = trained_official(data)
     batch = whole(data.test)
     noise, kept = method._fixed_noise(batch), batch.present.float()
     z = []
