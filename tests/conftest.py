@@ -4,9 +4,24 @@
 """
 
 import signal
+from pathlib import Path
+
+import pytest
+
+from harness.config import PathsConfig
+from harness.files import Folders
+from harness.mlflow_store import connect
 
 collect_ignore = ["plugin_package"]
 
 # Started in the background of a shell, Python ignores Ctrl-C and so do all its children, which some tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh MLflow database (seconds to create), made once and copied by the tests that write to one."""
+    home = tmp_path_factory.mktemp("mlflow")
+    connect(f"sqlite:///{home / 'mlflow.db'}", Folders.resolve(PathsConfig(home=str(home))))
+    return home / "mlflow.db"

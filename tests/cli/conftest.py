@@ -9,9 +9,6 @@ from pathlib import Path
 import pytest
 
 from harness import registry
-from harness.config import PathsConfig
-from harness.files import Folders
-from harness.mlflow_store import connect
 
 PLUGIN_FILE = Path(__file__).with_name("plugin_file.py")
 
@@ -55,11 +52,9 @@ def toy() -> None:
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A fresh MLflow database, which takes seconds to create."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    connect(f"sqlite:///{folder / 'mlflow.db'}", Folders.resolve(PathsConfig(home=str(folder))))
-    return (folder / "mlflow.db").read_bytes()
+def database(mlflow_template: Path) -> bytes:
+    """A fresh MLflow database."""
+    return mlflow_template.read_bytes()
 
 
 @pytest.fixture

@@ -1,18 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.config import PathsConfig
 from harness.files import Folders
-from harness.mlflow_store import connect
-
-
-@pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh MLflow database (seconds to create), made once and copied by the tests that write to one."""
-    home = tmp_path_factory.mktemp("mlflow")
-    connect(f"sqlite:///{home / 'mlflow.db'}", Folders.resolve(PathsConfig(home=str(home))))
-    return home / "mlflow.db"
+from harness.method import MethodContext
+from harness.types import DatasetSpec, FeatureSpec, ModalitySpec, TaskSpec
 
 
 @pytest.fixture
@@ -27,3 +21,27 @@ def uri(folders: Folders, mlflow_template: Path) -> str:
     folders.home.mkdir(parents=True, exist_ok=True)
     (folders.home / "mlflow.db").write_bytes(mlflow_template.read_bytes())
     return f"sqlite:///{folders.home / 'mlflow.db'}"
+
+
+@pytest.fixture
+def iemocap() -> MethodContext:
+    """Modalities and feature sizes of IEMOCAP as released, for published parameter counts; there is no backbone."""
+
+    def refuse() -> Any:
+        raise AssertionError("feature methods build no backbone")
+
+    spec = DatasetSpec(
+        "sizes",
+        "1",
+        (ModalitySpec("audio", "audio"), ModalitySpec("video", "video"), ModalitySpec("text", "text")),
+        TaskSpec("multiclass", 4, ("a", "b", "c", "d"), "accuracy"),
+        "",
+        "",
+        "",
+    )
+    features = {
+        "audio": FeatureSpec(60, (130,), 130),
+        "video": FeatureSpec(50, (342,), 342),
+        "text": FeatureSpec(22, (1024,), 1024),
+    }
+    return MethodContext(spec, features, refuse)

@@ -22,7 +22,7 @@ from harness.methods.if_mmin.config import IfMminConfig
 from harness.methods.if_mmin.model import IfMmin, imagine
 from harness.testing.data import TinyData, one_pattern, tiny_observed
 from harness.testing.methods import contract_for, predict, train, training, whole
-from harness.types import Batch, DatasetSpec, FeatureSpec, ModalitySpec, TaskSpec
+from harness.types import Batch
 
 SMALL: Mapping[str, Any] = {"width": 8, "blocks": 2}
 
@@ -47,24 +47,9 @@ def reached(loss: Tensor, module: nn.Module) -> bool:
 # -- sizes -------------------------------------------------------------------------------------------------------
 
 
-def test_published_parameter_counts() -> None:
-    kinds = {"audio": 130, "video": 342, "text": 1024}
-    spec = DatasetSpec(
-        "sizes",
-        "1",
-        (ModalitySpec("audio", "audio"), ModalitySpec("video", "video"), ModalitySpec("text", "text")),
-        TaskSpec("multiclass", 4, ("a", "b", "c", "d"), "accuracy"),
-        "",
-        "",
-        "",
-    )
-
-    def refuse() -> Any:
-        raise AssertionError("feature methods build no backbone")
-
-    features = {name: FeatureSpec(22, (width,), width) for name, width in kinds.items()}
+def test_published_parameter_counts(iemocap: MethodContext) -> None:
     with torch.device("meta"):
-        method = IfMmin(IfMminConfig.from_preset("official"), MethodContext(spec, features, refuse))
+        method = IfMmin(IfMminConfig.from_preset("official"), iemocap)
     assert sum(parameter.numel() for parameter in method.invariant.parameters()) == 33_024
     assert method.stage == MAIN
     assert sum(parameter.numel() for _, parameter in method.trained()) == 3_782_852

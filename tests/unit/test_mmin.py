@@ -21,22 +21,7 @@ from harness.methods.mmin.config import MminConfig
 from harness.methods.mmin.model import Mmin
 from harness.testing.data import TinyData, one_pattern, tiny_observed
 from harness.testing.methods import contract_for, predict, train, training, whole
-from harness.types import DatasetSpec, FeatureSpec, ModalitySpec, TaskSpec
 
-IEMOCAP = DatasetSpec(
-    "sizes",
-    "1",
-    (ModalitySpec("audio", "audio"), ModalitySpec("video", "video"), ModalitySpec("text", "text")),
-    TaskSpec("multiclass", 4, ("a", "b", "c", "d"), "accuracy"),
-    "",
-    "",
-    "",
-)
-IEMOCAP_FEATURES = {
-    "audio": FeatureSpec(60, (130,), 130),
-    "video": FeatureSpec(50, (342,), 342),
-    "text": FeatureSpec(22, (1024,), 1024),
-}
 SMALL: Mapping[str, Any] = {"width": 8, "blocks": 2}
 
 
@@ -67,14 +52,10 @@ def gradient(loss: Tensor, module: nn.Module) -> Tensor:
 # -- sizes -------------------------------------------------------------------------------------------------------
 
 
-def test_published_parameter_counts() -> None:
-    def refuse() -> Any:
-        raise AssertionError("feature methods build no backbone")
-
-    context = MethodContext(IEMOCAP, IEMOCAP_FEATURES, refuse)
+def test_published_parameter_counts(iemocap: MethodContext) -> None:
     with torch.device("meta"):
-        method = Mmin(MminConfig.from_preset("official"), context)
-        shared = Mmin(replace(MminConfig.from_preset("official"), share_weight=True), context)
+        method = Mmin(MminConfig.from_preset("official"), iemocap)
+        shared = Mmin(replace(MminConfig.from_preset("official"), share_weight=True), iemocap)
     assert method.stage == MAIN
     assert size(method) == 5_444_228
     assert size(shared) == 5_444_228 - 1_694_400

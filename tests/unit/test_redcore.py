@@ -21,22 +21,8 @@ from harness.methods.redcore.config import RedCoreConfig
 from harness.methods.redcore.model import RedCore
 from harness.testing.data import TinyData, one_pattern, tiny_observed
 from harness.testing.methods import contract_for, logits_of, predict, train, training, whole
-from harness.types import Batch, DatasetSpec, FeatureSpec, ModalitySpec, TaskSpec
+from harness.types import Batch, FeatureSpec
 
-IEMOCAP = DatasetSpec(
-    "sizes",
-    "1",
-    (ModalitySpec("audio", "audio"), ModalitySpec("video", "video"), ModalitySpec("text", "text")),
-    TaskSpec("multiclass", 4, ("a", "b", "c", "d"), "accuracy"),
-    "",
-    "",
-    "",
-)
-IEMOCAP_FEATURES = {
-    "audio": FeatureSpec(60, (130,), 130),
-    "video": FeatureSpec(50, (342,), 342),
-    "text": FeatureSpec(22, (1024,), 1024),
-}
 SMALL: Mapping[str, Any] = {"width": 8, "decoder_blocks": 2, "decoder_hidden": [8, 4]}
 
 
@@ -53,12 +39,9 @@ def size(module: nn.Module) -> int:
 # -- sizes ---------------------------------------------------------------------------------------------------------
 
 
-def test_published_parameter_counts() -> None:
-    def refuse() -> Any:
-        raise AssertionError("feature methods build no backbone")
-
+def test_published_parameter_counts(iemocap: MethodContext) -> None:
     with torch.device("meta"):
-        method = RedCore(RedCoreConfig.from_preset("official"), MethodContext(IEMOCAP, IEMOCAP_FEATURES, refuse))
+        method = RedCore(RedCoreConfig.from_preset("official"), iemocap)
     pooling = 16_640  # an attention pooling in every released encoder that is never called
     assert {name: size(encoder) + pooling for name, encoder in method.encoders.items()} == {
         "audio": 662_784,
