@@ -19,6 +19,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ SENT = "harness.sent"
 SUPERSEDED = "harness.superseded_by"
 
 PROBE_SECONDS = 3.0
+#: How long a reader waits for a SQLite database that is being written.
+BUSY_SECONDS = 60.0
 METRICS_PER_CALL = 1000
 ENTRIES_PER_CALL = 100
 #: Older servers refuse longer parameters; MLflow itself cuts at 6,000 characters.
@@ -152,7 +155,8 @@ def _is_database(path: Path) -> bool:
     """Whether `path` is a SQLite file with MLflow's tables."""
     if not path.is_file() or path.stat().st_size == 0:
         return False
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS)) as connection:
         try:
             query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('runs', 'alembic_version')"
             return bool(connection.execute(query).fetchone()[0] == 2)
@@ -390,6 +394,89 @@ def _supersede(client: MlflowClient, experiment: str, run_id: str, keep: str) ->
 def is_stored(run: Run) -> bool:
     """Whether a run was written to its end and is not retired."""
     return run.info.status in _ENDED and RUN_ID in run.data.tags and SUPERSEDED not in run.data.tags
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One stored run as a list needs it: without parameters, metrics and artifacts.
+
+    Attributes:
+        mlflow_run_id: MLflow's id.
+        experiment_id: MLflow's experiment.
+        experiment: Its name.
+        artifact_uri: Where its artifacts are.
+        start_time: Milliseconds since 1970.
+        tags: Those asked for, and `harness.run_id`.
+    """
+
+    mlflow_run_id: str
+    experiment_id: str
+    experiment: str
+    artifact_uri: str
+    start_time: int
+    tags: Mapping[str, str]
+
+
+def listed(uri: str, keys: Iterable[str] = ()) -> list[Listed]:
+    """Every run that is stored whole, in no order.
+
+    A SQLite database is asked for just these columns: MLflow's own search reads every parameter, metric and tag of
+    every run, which takes seconds for a thousand.  Servers are searched.
+
+    Args:
+        uri: Tracking URI.
+        keys: Tags to read.
+
+    Raises:
+        TrackingError: If the store cannot be reached or read.
+    """
+    wanted = {RUN_ID, SENT, SUPERSEDED, *keys}
+    if uri.startswith("sqlite:///") and _is_database(path := Path(uri.removeprefix("sqlite:///"))):
+        # A database that another version of MLflow has laid out in another way is searched.
+        with contextlib.suppress(sqlite3.OperationalError):
+            return _select(path, wanted)
+    client = connect(uri)
+    try:
+        names: dict[str, str] = {}
+        token = None
+        while True:
+            page = client.search_experiments(max_results=1000, page_token=token)
+            names |= {item.experiment_id: item.name for item in page}
+            token = page.token
+            if not token:
+                break
+        found = search(client, list(names), f"tags.`{RUN_ID}` != ''") if names else []
+    except Exception as error:
+        raise TrackingError(f"MLflow at {redact(uri)} cannot be read: {reason(error)}.") from error
+    return [
+        Listed(
+            run.info.run_id,
+            run.info.experiment_id,
+            names[run.info.experiment_id],
+            run.info.artifact_uri,
+            run.info.start_time,
+            {key: value for key, value in run.data.tags.items() if key in wanted},
+        )
+        for run in found
+        if is_stored(run)
+    ]
+
+
+def _select(path: Path, keys: set[str]) -> list[Listed]:
+    """`listed` of a SQLite database, in one query of MLflow's tables."""
+    query = f"""
+        SELECT r.run_uuid, r.experiment_id, e.name, r.artifact_uri, r.start_time, t.key, t.value
+        FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id JOIN tags t ON t.run_uuid = r.run_uuid
+        WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'
+        AND r.status IN ({", ".join("?" * len(_ENDED))}) AND t.key IN ({", ".join("?" * len(keys))})"""
+    runs: dict[str, Listed] = {}
+    tags: dict[str, dict[str, str]] = {}
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS)) as connection:
+        for run_id, experiment_id, name, artifacts, started, key, value in connection.execute(query, [*_ENDED, *keys]):
+            tags.setdefault(run_id, {})[key] = value
+            runs[run_id] = Listed(run_id, str(experiment_id), name, artifacts, started, tags[run_id])
+    return [run for run in runs.values() if RUN_ID in run.tags and SUPERSEDED not in run.tags]
 
 
 def search(client: MlflowClient, experiments: Sequence[str], query: str) -> list[Run]:

@@ -68,7 +68,7 @@ class Workspace:
         self.folders = folders
         self._tables: dict[str, DataTable] = {}
         self._features: dict[str, FeatureArray] = {}
-        self._masks: dict[tuple[str, str, int], MaskTable] = {}
+        self._masks: dict[tuple[str, str, int, bool], tuple[MaskTable, str]] = {}
         self._sources: dict[type[PluginConfig], str] = {}
 
     def table(self, config: Any) -> DataTable:
@@ -78,11 +78,18 @@ class Workspace:
             self._tables[key] = config.load(self.folders.data, self.folders.cache / "datasets")
         return self._tables[key]
 
-    def masks(self, protocol: Protocol, table: DataTable, mask_seed: int) -> MaskTable:
-        """The mask table of a protocol, drawn once."""
-        key = (protocol.name, table.spec.fingerprint, mask_seed)
+    def masks(
+        self, protocol: Protocol, table: DataTable, mask_seed: int, revealed: bool = False
+    ) -> tuple[MaskTable, str]:
+        """The mask table of a protocol with its fingerprint, drawn once; `revealed`: as an oracle is shown it."""
+        key = (protocol.name, table.spec.fingerprint, mask_seed, revealed)
         if key not in self._masks:
-            self._masks[key] = MaskTable.build(protocol, table, mask_seed)
+            if revealed:
+                masks = self.masks(protocol, table, mask_seed)[0].revealed(table)
+            else:
+                masks = MaskTable.build(protocol, table, mask_seed)
+            # Sorting the ids of a large data set takes longer than all else that a plan does for a cell.
+            self._masks[key] = masks, masks.fingerprint
         return self._masks[key]
 
     def source_fingerprint(self, plugin: type[PluginConfig]) -> str:
@@ -235,13 +242,13 @@ def resolve(config: RunConfig, workspace: Workspace) -> Cell:
             "training modalities; run it with supervision=complete, or choose options that do not."
         )
     protocol = parse_protocol(config.protocol)
-    masks = workspace.masks(protocol, table, config.mask_seed)
+    masks, fingerprint = workspace.masks(protocol, table, config.mask_seed)
     if masks.conditions and config.trainer.select_split == "test":
         raise UsageError(
             f"trainer.select_split=test replays selection on the test split; {protocol.name!r} has "
             f"{len(masks.conditions)} test conditions, choose a protocol with one."
         )
-    shown = masks.revealed(table) if method.oracle else masks
+    shown, shown_fingerprint = workspace.masks(protocol, table, config.mask_seed, method.oracle)
     plugins = {"method": workspace.source_fingerprint(type(method))}
     identity = identity_dict(config)
     # The fingerprint stands for the data set: where its files lie does not matter.
@@ -261,7 +268,7 @@ def resolve(config: RunConfig, workspace: Workspace) -> Cell:
         run_id(
             identity,
             dataset_fingerprint=table.spec.fingerprint,
-            mask_fingerprint=f"{masks.fingerprint}:{shown.fingerprint}",
+            mask_fingerprint=f"{fingerprint}:{shown_fingerprint}",
             plugins=plugins,
             metrics=metric_versions(table.spec.task, _replays(config)),
         ),

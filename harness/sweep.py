@@ -118,9 +118,11 @@ class Plan:
     def groups(self) -> list[dict[str, Any]]:
         """Cells that will stand in one table: data set, protocol, supervision, masks, and how many there are."""
         groups: dict[tuple[str, ...], list[Cell]] = {}
+        tables = {id(cell.masks): cell.masks for cell in self.cells}
+        fingerprints = {key: masks.fingerprint[:8] for key, masks in tables.items()}
         for cell in self.cells:
             config = cell.config
-            key = (cell.table.spec.name, cell.protocol.name, config.supervision, cell.masks.fingerprint[:8])
+            key = (cell.table.spec.name, cell.protocol.name, config.supervision, fingerprints[id(cell.masks)])
             groups.setdefault(key, []).append(cell)
         return [
             {

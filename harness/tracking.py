@@ -24,10 +24,12 @@ from harness.mlflow_store import (
     RUN_ID,
     SENT,
     STATUS,
+    Listed,
     connect,
     ensure_experiment,
     is_remote,
     is_stored,
+    listed,
     probe,
     reason,
     redact,
@@ -39,7 +41,6 @@ from harness.record import RunRecord, Status
 from harness.types import Predictions
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 PREDICTIONS_FILE = "predictions.parquet"
@@ -265,36 +266,23 @@ def load_runs(uri: str, *, filters: Mapping[str, str] | None = None) -> list[Sto
         TrackingError: If the store cannot be reached or read.
     """
     wanted = {name: set(_alternatives(name, text)) for name, text in (filters or {}).items()}
-    experiment_names = wanted.pop("experiment", None)
-    client = connect(uri)
-    try:
-        experiments: list[str] = []
-        token = None
-        while True:
-            page = client.search_experiments(max_results=1000, page_token=token)
-            experiments += [
-                item.experiment_id for item in page if experiment_names is None or item.name in experiment_names
-            ]
-            token = page.token
-            if not token:
-                break
-        newest: dict[str, Run] = {}
-        for run in search(client, experiments, f"tags.`{RUN_ID}` != ''") if experiments else []:
-            tags = run.data.tags
-            if is_stored(run) and all(tags.get(f"harness.{name}") in values for name, values in wanted.items()):
-                known = newest.get(tags[RUN_ID])
-                if known is None or tags.get(SENT, "") > known.data.tags.get(SENT, ""):
-                    newest[tags[RUN_ID]] = run
-    except Exception as error:
-        raise TrackingError(f"MLflow at {redact(uri)} cannot be read: {reason(error)}.") from error
+    experiments = wanted.pop("experiment", None)
+    newest: dict[str, Listed] = {}
+    for run in listed(uri, [f"harness.{name}" for name in wanted]):
+        if experiments is not None and run.experiment not in experiments:
+            continue
+        if all(run.tags.get(f"harness.{name}") in values for name, values in wanted.items()):
+            known = newest.get(run.tags[RUN_ID])
+            if known is None or run.tags.get(SENT, "") > known.tags.get(SENT, ""):
+                newest[run.tags[RUN_ID]] = run
     stored = []
-    for run in sorted(newest.values(), key=lambda run: (run.info.start_time, run.info.run_id)):
+    for run in sorted(newest.values(), key=lambda run: (run.start_time, run.mlflow_run_id)):
         try:
-            with _artifact(uri, run.info.run_id, run.info.artifact_uri, outbox.RECORD_FILE) as path:
+            with _artifact(uri, run.mlflow_run_id, run.artifact_uri, outbox.RECORD_FILE) as path:
                 record = RunRecord.load(path)
         except Exception as error:
             # One run written by a newer harness, or with lost artifacts, must not hide a team's other results.
-            say(f"warning: MLflow run {run.info.run_id} is left out: {reason(error)}.")
+            say(f"warning: MLflow run {run.mlflow_run_id} is left out: {reason(error)}.")
             continue
-        stored.append(StoredRun(record, run.info.run_id, run.info.experiment_id, uri, run.info.artifact_uri))
+        stored.append(StoredRun(record, run.mlflow_run_id, run.experiment_id, uri, run.artifact_uri))
     return stored

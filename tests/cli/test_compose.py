@@ -8,7 +8,7 @@ import re
 import pytest
 
 from harness import registry
-from harness.compose import changed_options, compose, from_dict, identity_dict, to_dict
+from harness.compose import changed_options, compose, compose_as, from_dict, identity_dict, to_dict
 from harness.config import NOT_IDENTITY, RunConfig
 from harness.errors import UsageError
 
@@ -114,6 +114,22 @@ def test_cells_that_differ_in_seeds_are_what_each_is_alone() -> None:
         for mask in (0, 1)
     ]
     assert grid == alone
+
+
+@pytest.mark.parametrize("key", ["protocol", "supervision", "train_seed"])
+@pytest.mark.parametrize("text", ["complete", "toy_0.5", "any_1e5", "12", "007", "true", "Null", "inf", "a b", "x-y", "_a"])
+def test_options_that_hydra_is_not_asked_for_are_what_it_answers(
+    key: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer() -> object:
+        try:
+            return [getattr(config, key) for config in compose_as(RunConfig, ["method=toy", f"{key}={text}"])]
+        except UsageError as error:
+            return str(error)
+
+    quick = answer()
+    monkeypatch.setattr("harness.compose._PLAIN", {})
+    assert answer() == quick
 
 
 def test_protocol_names_become_canonical() -> None:

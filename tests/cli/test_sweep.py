@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -232,6 +233,22 @@ def test_dry_run_prints_every_cell_and_starts_nothing(home: Path, capsys: Captur
     assert sum("to run" in line and "synthetic  any_0.5" in line for line in lines[4:]) == 6
     assert not (home / "runs").exists()
     assert not (home / "mlflow.db").exists()
+
+
+def test_a_record_whose_files_are_gone_is_not_taken_for_finished(store: Path, capsys: Capture) -> None:
+    """The store is asked each time, and what it names is read: nothing that was lost is passed over."""
+    grid = [*SMALL, "method=majority", "train_seed=0,1"]
+    assert main(["run", "--no-table", *grid]) == 0
+    assert make_plan(grid).todo == []
+    (run,) = load_runs(f"sqlite:///{store / 'mlflow.db'}", filters={"train_seed": "1"})
+    shutil.rmtree(store / "runs")
+    shutil.rmtree(run.artifact_uri.removeprefix("file://"))
+    plan = make_plan(grid)
+    assert [cell.config.train_seed for cell in plan.todo] == [1]
+    assert f"MLflow run {run.mlflow_run_id} is left out" in capsys.readouterr().err
+    (_, again) = run_plan(plan, SweepConfig())
+    assert (again.record.status, again.skipped) == ("finished", False)
+    assert make_plan(grid).todo == []
 
 
 # -- running -----------------------------------------------------------------------------------------------------------

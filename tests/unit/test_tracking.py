@@ -1,4 +1,5 @@
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -167,6 +168,34 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(
     (path / "record.json").write_text(json.dumps(newer))
     assert [run.record.method for run in load_runs(uri)] == ["redeem"]
     assert f"MLflow run {run_id} is left out" in capsys.readouterr().err
+
+
+def test_a_database_is_listed_as_a_server_is_searched(
+    uri: str, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was replaced, deleted, not written to its end, or is not ours, is in neither list."""
+    tracker = Tracker(uri, "e", folders)
+    tracker.log(record_of(status="failed"), {})
+    kept = [tracker.log(record_of(), {}), Tracker(uri, "f", folders).log(record_of("majority", status="failed"), {})]
+    client = connect(uri)
+    client.delete_run(tracker.log(record_of("knn_vote"), {}))
+    Tracker(uri, "gone", folders).log(record_of("redeem", train_seed=5), {})
+    client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
+    client.create_run("0", tags={"harness.run_id": "it is still running"})
+    client.set_terminated(client.create_run("0", tags={"mlflow.runName": "of somebody else"}).info.run_id)
+
+    def by_id(runs: list[mlflow_store.Listed]) -> list[mlflow_store.Listed]:
+        return sorted(runs, key=lambda run: run.mlflow_run_id)
+
+    quick = by_id(mlflow_store.listed(uri, ["harness.method"]))
+    assert [run.mlflow_run_id for run in quick] == sorted(kept)
+    assert {run.tags["harness.method"]: run.experiment for run in quick} == {"redeem": "e", "majority": "f"}
+
+    def other_layout(*arguments: object) -> None:
+        raise sqlite3.OperationalError("no such table: runs")
+
+    monkeypatch.setattr(mlflow_store, "_select", other_layout)
+    assert by_id(mlflow_store.listed(uri, ["harness.method"])) == quick
 
 
 def test_missing_predictions_are_named(uri: str, folders: Folders) -> None:
