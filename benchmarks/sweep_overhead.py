@@ -1,8 +1,8 @@
-"""What a sweep costs beside its cells: seconds per cell, and seconds to find that 1,000 cells are finished.
+"""What a sweep costs beside its cells: seconds per cell, seconds to find that 1,000 cells are finished, speed-up.
 
-    python -P benchmarks/sweep_overhead.py [--cells 1000] [--few 3] [--many 15]
+    python -P benchmarks/sweep_overhead.py [--parts overhead,finished,parallel] [--cells 1000] [--few 4] [--many 16]
 
-Wall time depends on what else the machine does; CPU time hardly does.  Prints JSON.
+Wall time, and with it the speed-up, depends on what else the machine does; CPU time hardly does.  Prints JSON.
 """
 
 from __future__ import annotations
@@ -33,10 +33,15 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def timed_sweep(grid: list[str]) -> tuple[float, float, float]:
+#: A method that trains for seconds on one core.
+TRAINED = ["method=zero_fill", "dataset=synthetic", "dataset.samples=600", "protocol=any_0.5", "device=cpu"]
+TRAINED += ["trainer.epochs=30", "trainer.patience=30"]
+
+
+def timed_sweep(grid: list[str], workers: int = 1) -> tuple[float, float, float]:
     """Wall and CPU seconds of a sweep of new cells, and what the cells themselves took."""
     wall, cpu = time.perf_counter(), cpu_seconds()
-    outcomes = run_plan(make_plan(grid), SweepConfig())
+    outcomes = run_plan(make_plan(grid), SweepConfig(workers=workers))
     assert all(outcome.record.status == "finished" and not outcome.skipped for outcome in outcomes)
     inside = sum(outcome.record.cost.total_seconds for outcome in outcomes)
     return time.perf_counter() - wall, cpu_seconds() - cpu, inside
@@ -54,6 +59,24 @@ def per_cell(home: str, few: int, many: int) -> dict[str, float]:
         "cpu_seconds_per_cell": cpu,
         "wall_seconds_inside_cells": inside,
         "wall_seconds_beside_cells": wall - inside,
+    }
+
+
+def parallel(home: str, few: int, many: int) -> dict[str, float]:
+    """How much faster two workers are than one with cells of one thread; slopes, so starting them does not count."""
+    grid = [*TRAINED, f"paths.home={home}"]
+    timed_sweep([*grid, "train_seed=100000"])  # makes the database
+    slopes = []
+    for workers in (1, 2):
+        start = 1000 * workers
+        early, *_ = timed_sweep([*grid, f"train_seed=range({start},{start + few})"], workers)
+        start += few
+        late, *_ = timed_sweep([*grid, f"train_seed=range({start},{start + many})"], workers)
+        slopes.append((late - early) / (many - few))
+    return {
+        "wall_seconds_per_cell_1_worker": slopes[0],
+        "wall_seconds_per_cell_2_workers": slopes[1],
+        "speed_up": slopes[0] / slopes[1],
     }
 
 
@@ -85,17 +108,24 @@ def nothing_to_do(home: str, cells: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Runs both parts in a temporary home folder."""
+    """Runs the parts in a temporary home folder."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default="overhead,finished,parallel")
     parser.add_argument("--cells", type=int, default=1000)
-    parser.add_argument("--few", type=int, default=3)
-    parser.add_argument("--many", type=int, default=15)
+    parser.add_argument("--few", type=int, default=4)
+    parser.add_argument("--many", type=int, default=16)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
-        resumed = nothing_to_do(str(Path(home) / "finished"), options.cells)
-        overhead = per_cell(str(Path(home) / "overhead"), options.few, options.many)
-    load = os.getloadavg()[0]
-    print(json.dumps({"overhead": overhead, "nothing_to_do": resumed, "load": load}, indent=2))
+    result: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for part in options.parts.split(","):
+            home = str(Path(folder) / part)
+            if part == "finished":
+                result[part] = nothing_to_do(home, options.cells)
+            else:
+                result[part] = {"overhead": per_cell, "parallel": parallel}[part](home, options.few, options.many)
+            say(f"{part}: {result[part]}")
+    print(json.dumps(result | {"load": os.getloadavg()[0]}, indent=2))
 
 
 if __name__ == "__main__":  # workers import this module again

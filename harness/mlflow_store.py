@@ -18,7 +18,7 @@ import sqlite3
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -305,6 +305,11 @@ def _final_metrics(record: RunRecord) -> dict[str, float]:
     return values | {f"cost/{name}": float(value) for name, value in cost.items() if name != "best_epoch"}
 
 
+def now() -> str:
+    """Time stamp of a delivery."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
 def _milliseconds(timestamp: str) -> int | None:
     try:
         return int(datetime.fromisoformat(timestamp).timestamp() * 1000)
@@ -344,7 +349,7 @@ def send(client: MlflowClient, experiment: str, record: RunRecord, files: Path, 
     end = _milliseconds(record.finished) or start
     tags = _tags(record) | {
         DELIVERY: token,
-        SENT: datetime.now(UTC).isoformat(timespec="microseconds"),
+        SENT: now(),
         "mlflow.note.content": describe(record)[:7000],
     }
     with contextlib.suppress(OSError, KeyError, ImportError):
@@ -398,7 +403,7 @@ def is_stored(run: Run) -> bool:
 
 @dataclass(frozen=True)
 class Listed:
-    """One stored run as a list needs it: without parameters, metrics and artifacts.
+    """One stored run as a list needs it: without parameters and artifacts.
 
     Attributes:
         mlflow_run_id: MLflow's id.
@@ -407,6 +412,7 @@ class Listed:
         artifact_uri: Where its artifacts are.
         start_time: Milliseconds since 1970.
         tags: Those asked for, and `harness.run_id`.
+        metrics: Those asked for.
     """
 
     mlflow_run_id: str
@@ -415,9 +421,10 @@ class Listed:
     artifact_uri: str
     start_time: int
     tags: Mapping[str, str]
+    metrics: Mapping[str, float]
 
 
-def listed(uri: str, keys: Iterable[str] = ()) -> list[Listed]:
+def listed(uri: str, keys: Iterable[str] = (), metrics: Iterable[str] = (), run_id: str = "") -> list[Listed]:
     """Every run that is stored whole, in no order.
 
     A SQLite database is asked for just these columns: MLflow's own search reads every parameter, metric and tag of
@@ -426,15 +433,18 @@ def listed(uri: str, keys: Iterable[str] = ()) -> list[Listed]:
     Args:
         uri: Tracking URI.
         keys: Tags to read.
+        metrics: Metrics to read, without their history.
+        run_id: The only `harness.run_id` that is looked for, if any.
 
     Raises:
         TrackingError: If the store cannot be reached or read.
     """
-    wanted = {RUN_ID, SENT, SUPERSEDED, *keys}
+    wanted, metrics = {RUN_ID, SENT, SUPERSEDED, *keys}, set(metrics)
     if uri.startswith("sqlite:///") and _is_database(path := Path(uri.removeprefix("sqlite:///"))):
         # A database that another version of MLflow has laid out in another way is searched.
         with contextlib.suppress(sqlite3.OperationalError):
-            return _select(path, wanted)
+            found = _select(path, wanted, metrics)
+            return [run for run in found if run_id in ("", run.tags[RUN_ID])]
     client = connect(uri)
     try:
         names: dict[str, str] = {}
@@ -445,7 +455,8 @@ def listed(uri: str, keys: Iterable[str] = ()) -> list[Listed]:
             token = page.token
             if not token:
                 break
-        found = search(client, list(names), f"tags.`{RUN_ID}` != ''") if names else []
+        query = f"tags.`{RUN_ID}` = '{run_id}'" if run_id else f"tags.`{RUN_ID}` != ''"
+        runs = search(client, list(names), query) if names else []
     except Exception as error:
         raise TrackingError(f"MLflow at {redact(uri)} cannot be read: {reason(error)}.") from error
     return [
@@ -456,27 +467,37 @@ def listed(uri: str, keys: Iterable[str] = ()) -> list[Listed]:
             run.info.artifact_uri,
             run.info.start_time,
             {key: value for key, value in run.data.tags.items() if key in wanted},
+            {key: value for key, value in run.data.metrics.items() if key in metrics},
         )
-        for run in found
+        for run in runs
         if is_stored(run)
     ]
 
 
-def _select(path: Path, keys: set[str]) -> list[Listed]:
-    """`listed` of a SQLite database, in one query of MLflow's tables."""
-    query = f"""
+def _select(path: Path, keys: set[str], metrics: set[str]) -> list[Listed]:
+    """`listed` of a SQLite database, in two queries of MLflow's tables."""
+    tagged = f"""
         SELECT r.run_uuid, r.experiment_id, e.name, r.artifact_uri, r.start_time, t.key, t.value
         FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id JOIN tags t ON t.run_uuid = r.run_uuid
         WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'
-        AND r.status IN ({", ".join("?" * len(_ENDED))}) AND t.key IN ({", ".join("?" * len(keys))})"""
+        AND r.status IN ({_places(_ENDED)}) AND t.key IN ({_places(keys)})"""
+    measured = f"SELECT run_uuid, key, value FROM latest_metrics WHERE NOT is_nan AND key IN ({_places(metrics)})"
     runs: dict[str, Listed] = {}
     tags: dict[str, dict[str, str]] = {}
+    values: dict[str, dict[str, float]] = {}
     address = f"{path.absolute().as_uri()}?mode=ro"
     with contextlib.closing(sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS)) as connection:
-        for run_id, experiment_id, name, artifacts, started, key, value in connection.execute(query, [*_ENDED, *keys]):
-            tags.setdefault(run_id, {})[key] = value
-            runs[run_id] = Listed(run_id, str(experiment_id), name, artifacts, started, tags[run_id])
+        for run_id, experiment_id, name, artifacts, started, key, text in connection.execute(tagged, [*_ENDED, *keys]):
+            tags.setdefault(run_id, {})[key] = text
+            values.setdefault(run_id, {})
+            runs[run_id] = Listed(run_id, str(experiment_id), name, artifacts, started, tags[run_id], values[run_id])
+        for run_id, key, value in connection.execute(measured, [*metrics]) if metrics else ():
+            values.setdefault(run_id, {})[key] = value
     return [run for run in runs.values() if RUN_ID in run.tags and SUPERSEDED not in run.tags]
+
+
+def _places(values: Collection[str]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def search(client: MlflowClient, experiments: Sequence[str], query: str) -> list[Run]:

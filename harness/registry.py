@@ -206,6 +206,7 @@ protocols = _registry("protocol", "harness.protocol:Protocol", "harness.protocol
 encoders = _registry("encoder", "harness.config:EncoderConfig", "harness.methods.common.encoders:BUILTIN")
 backbones = _registry("backbone", "harness.config:BackboneConfig", "harness.methods.common.backbones:BUILTIN")
 metrics = _registry("metric", "harness.config:MetricConfig", "harness.metrics:BUILTIN")
+executors = _registry("executor", "harness.executors.base:ExecutorConfig", "harness.executors:BUILTIN")
 
 KINDS: Mapping[str, Registry[PluginConfig]] = {
     "methods": methods,
@@ -214,4 +215,5 @@ KINDS: Mapping[str, Registry[PluginConfig]] = {
     "metrics": metrics,
     "encoders": encoders,
     "backbones": backbones,
+    "executors": executors,
 }

@@ -7,6 +7,7 @@ becomes a record with status `failed`, so that a sweep goes on and the failure i
 from __future__ import annotations
 
 import datetime
+import multiprocessing
 import resource
 import shutil
 import signal
@@ -348,7 +349,7 @@ def run_cell(cell: Cell, workspace: Workspace, timeout: float = 0.0, wait: bool 
             return done
         record = _new_record(cell)
         try:
-            with _time_limit(timeout):
+            with _no_process_left(cell), _time_limit(timeout):
                 features = processes.main_first(lambda: cell_features(cell, workspace))
                 try:
                     _execute(cell, features, folders, record)
@@ -396,6 +397,20 @@ def _alone(folder: Path, cell: Cell, wait: bool) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _no_process_left(cell: Cell) -> Iterator[None]:
+    """Ends the processes that the block leaves behind; Python would wait for them before it ends."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        left = set(multiprocessing.active_children()) - before
+        for process in left:
+            process.kill()
+        if left:
+            say(f"warning: {cell.title}: left {len(left)} processes running; they were killed.")
 
 
 @contextmanager

@@ -7,39 +7,24 @@ starts.  A cell that fails is a record like any other; a worker that dies takes 
 from __future__ import annotations
 
 import dataclasses
-import math
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from harness import registry
-from harness.compose import changed_options, compose, from_dict, to_dict
-from harness.config import PathsConfig, RunConfig
-from harness.errors import (
-    EXIT_TERMINATED,
-    CellBusyError,
-    HarnessError,
-    Terminated,
-    TrackingError,
-    UsageError,
-)
+from harness.compose import changed_options, compose, to_dict
+from harness.config import RunConfig
+from harness.errors import TrackingError, UsageError
+from harness.executors.base import Ending, Executor, ExecutorConfig, Task
 from harness.files import Folders, ensure_folder
 from harness.mlflow_store import connect
 from harness.outbox import entries, sync
-from harness.plugin import check_choice, check_range
+from harness.plugin import check_range
 from harness.progress import say
+from harness.record import RunRecord
 from harness.runner import (
     Cell,
     Outcome,
@@ -47,17 +32,12 @@ from harness.runner import (
     cell_features,
     record_failure,
     resolve,
-    run_cell,
     summary_line,
-    timeout_message,
 )
-from harness.tracking import load_runs, past_seconds, tracking_uri
+from harness.tracking import PREDICTIONS_FILE, PastCost, load_runs, past_costs, tracking_uri
 
 #: `method=all`: every registered method that can run on the data set.
 ALL = "all"
-EXECUTORS = ("local",)
-#: A worker that has not stopped this many seconds after its cell's time, or after it was told to, is killed.
-GRACE_SECONDS = 60.0
 
 
 @dataclass
@@ -65,20 +45,32 @@ class SweepConfig:
     """How the cells of a sweep are run; never part of a run's identity.
 
     Attributes:
-        executor: `local`: processes of this machine.
-        workers: Number of processes.
+        executor: Config of a registered executor; None is `local`, processes of this machine.
+        workers: Most cells at a time; 0 is as many as there is room for, None what the executor chooses.
         cell_timeout: Seconds after which a cell is stopped and recorded as failed; 0 means never.
     """
 
-    executor: str = "local"
-    workers: int = 1
+    executor: Any = None
+    workers: int | None = None
     cell_timeout: float = 0.0
 
     def validate(self) -> None:
-        """Checks choices and ranges; raises `UsageError`."""
-        check_choice("sweep", "executor", self.executor, EXECUTORS)
-        check_range("sweep", "workers", self.workers, 1)
+        """Checks ranges; raises `UsageError`."""
+        self.engine().validate()
+        if self.workers is not None:
+            check_range("sweep", "workers", self.workers, 0)
         check_range("sweep", "cell_timeout", self.cell_timeout, 0.0)
+
+    def engine(self) -> ExecutorConfig:
+        """The executor's config."""
+        config = self.executor if self.executor is not None else registry.executors.get("local")()
+        assert isinstance(config, ExecutorConfig)
+        return config
+
+    @property
+    def places(self) -> int:
+        """Cells at a time; 0 if only the cluster knows."""
+        return self.engine().places(self.workers)
 
 
 @dataclass(frozen=True)
@@ -157,16 +149,37 @@ def make_plan(overrides: Sequence[str], workspace: Workspace | None = None) -> P
         UsageError: For what a user can mend.
         DataError: If a data set cannot be loaded.
     """
-    everything = f"method={ALL}" in overrides
+    return plan_sweep([overrides], workspace)
+
+
+def plan_sweep(grids: Sequence[Sequence[str]], workspace: Workspace | None = None) -> Plan:
+    """Resolves several grids to one plan, see `make_plan`; a cell that is in two of them is run once."""
+    known: dict[Any, RunConfig] = {}
     left_out: list[LeftOut] = []
-    if everything:
-        overrides, left_out = _name_all(overrides)
-    configs = compose(overrides)
-    places = [(config.paths, config.tracking) for config in configs]
+    composed: list[tuple[list[RunConfig], bool]] = []
+    for overrides in grids:
+        everything = f"method={ALL}" in overrides
+        if everything:
+            overrides, broken = _name_all(overrides)
+            left_out += broken
+        composed.append((compose(overrides, known), everything))
+    places = [(config.paths, config.tracking) for configs, _ in composed for config in configs]
     if any(place != places[0] for place in places):
         raise UsageError("a sweep has one place for its files and records; paths and tracking cannot be a grid.")
-    workspace = workspace or Workspace(Folders.resolve(configs[0].paths))
-    cells: dict[str, Cell] = {}
+    workspace = workspace or Workspace(Folders.resolve(places[0][0]))
+    cells: list[Cell] = []
+    for configs, everything in composed:
+        cells += _resolve_grid(configs, everything, workspace, left_out)
+    plan = plan_cells(cells, workspace)
+    plan.left_out = list(dict.fromkeys(left_out))
+    return plan
+
+
+def _resolve_grid(
+    configs: Sequence[RunConfig], everything: bool, workspace: Workspace, left_out: list[LeftOut]
+) -> list[Cell]:
+    """Cells of one grid; what `method=all` names and cannot run goes to `left_out`."""
+    cells: list[Cell] = []
     groups: dict[str, int] = {}
     refused: dict[str, UsageError] = {}
     for config in configs:
@@ -175,7 +188,7 @@ def make_plan(overrides: Sequence[str], workspace: Workspace | None = None) -> P
         groups.setdefault(where, 0)
         for option in _per_modality(config, table.spec.modality_names):
             try:
-                cell = resolve(option, workspace)
+                cells.append(resolve(option, workspace))
             except UsageError as error:
                 if not everything:
                     raise
@@ -183,14 +196,11 @@ def make_plan(overrides: Sequence[str], workspace: Workspace | None = None) -> P
                 left_out.append(LeftOut(registry.methods.name_of(type(config.method)), where, str(error)))
                 continue
             groups[where] += 1
-            cells.setdefault(cell.run_id, cell)
     for where, count in groups.items():
         # What no method can do is not the methods' fault: a wrong protocol, a metric that does not suit the task.
         if not count:
             raise refused[where]
-    plan = plan_cells(list(cells.values()), workspace)
-    plan.left_out = list(dict.fromkeys(left_out))
-    return plan
+    return cells
 
 
 def plan_cells(cells: Sequence[Cell], workspace: Workspace) -> Plan:
@@ -241,30 +251,35 @@ def _finished(cells: Sequence[Cell], workspace: Workspace) -> dict[str, Outcome]
     }
 
 
-def estimate(plan: Plan, workers: int) -> str:
+def estimate(plan: Plan, places: int) -> str:
     """How long what is left of a plan will take, in words, from what finished cells of the same methods took.
 
     Args:
         plan: The cells.
-        workers: Cells at a time.
+        places: Cells at a time; 0 if that is not known.
     """
     todo = plan.todo
     if not todo:
         return "none"
-    config = todo[0].config
-    uri = tracking_uri(config.tracking, Folders.resolve(config.paths))
-    known: dict[tuple[str, str], float] = {}
-    if _has_records(uri):
-        try:
-            known = past_seconds(uri, {cell.table.spec.name for cell in todo})
-        except TrackingError as error:
-            say(f"warning: {error}")
+    known = _past_costs(todo)
     costs = [known.get((cell.method_name, cell.table.spec.name)) for cell in todo]
-    told = [cost for cost in costs if cost is not None]
+    told = [cost.seconds for cost in costs if cost is not None]
+    total = _duration(sum(told) / (places or 1)) + ("" if places else " of computing")
     if len(told) < len(costs):
         unknown = f"{len(costs) - len(told)} cells of methods that have not finished on their data set"
-        return f"at least {_duration(sum(told) / workers)}, and {unknown}" if told else "unknown"
-    return f"about {_duration(sum(told) / workers)}"
+        return f"at least {total}, and {unknown}" if told else "unknown"
+    return f"about {total}"
+
+
+def _past_costs(cells: Sequence[Cell]) -> dict[tuple[str, str], PastCost]:
+    """What finished cells of the same methods and data sets took, as far as the store knows."""
+    config = cells[0].config
+    uri = tracking_uri(config.tracking, Folders.resolve(config.paths))
+    try:
+        return past_costs(uri, {cell.table.spec.name for cell in cells}) if _has_records(uri) else {}
+    except TrackingError as error:
+        say(f"warning: {error}")
+        return {}
 
 
 def _has_records(uri: str) -> bool:
@@ -296,11 +311,16 @@ def run_plan(
     if todo:
         workspace = workspace or Workspace(Folders.resolve(todo[0].config.paths))
         _prepare(todo, workspace)
+        config = sweep.engine()
+        executor: Executor = config.implementation()(config, workspace.folders.home)
+        tasks = _tasks(todo, sweep, workspace.folders, plugins)
+        cells = {cell.run_id: cell for cell in todo}
         began = time.monotonic()
         try:
-            with closing(_run_local(todo, sweep, workspace, plugins)) as results:
-                for number, (cell, outcome) in enumerate(results, start=1):
-                    outcomes[cell.run_id] = outcome
+            with closing(executor.run(tasks, sweep.places)) as endings:
+                for number, (task, ending) in enumerate(endings, start=1):
+                    cell = cells[task.run_id]
+                    outcome = outcomes[cell.run_id] = _recollect(cell, ending, workspace)
                     left = (time.monotonic() - began) / number * (len(todo) - number)
                     expected = f", about {_duration(left)} left" if number < len(todo) else ""
                     say(f"[{number}/{len(todo)}{expected}] {summary_line(cell, outcome)}")
@@ -309,6 +329,42 @@ def run_plan(
             raise
         _send_waiting(todo[0].config, workspace.folders)
     return [outcomes[cell.run_id] for cell in plan.cells]
+
+
+def _tasks(cells: Sequence[Cell], sweep: SweepConfig, folders: Folders, plugins: Sequence[str]) -> list[Task]:
+    """The cells as plain data.  Relative folders and `HARNESS_HOME` would mean something else on another machine."""
+    known = _past_costs(cells)
+    files = tuple(str(Path(file).expanduser().absolute()) for file in plugins)
+    paths = {"home": str(folders.home), "data": str(folders.data)}
+    return [
+        Task(
+            cell.run_id,
+            cell.title,
+            to_dict(cell.config) | {"paths": paths},
+            files,
+            sweep.cell_timeout,
+            known[key].memory if (key := (cell.method_name, cell.table.spec.name)) in known else 0,
+        )
+        for cell in cells
+    ]
+
+
+def _recollect(cell: Cell, ending: Ending, workspace: Workspace) -> Outcome:
+    """Reads back what an ended task left: in the folder of runs, or from a machine that shares none in the store."""
+    reason = ending.reason
+    if not reason:
+        file = workspace.folders.runs / cell.run_id / "record.json"
+        record = RunRecord.load(file) if file.is_file() else None
+        if record is not None and record.finished == ending.finished:
+            return Outcome(record, file.with_name(PREDICTIONS_FILE), ending.mlflow_run_id, ending.skipped)
+        uri = tracking_uri(cell.config.tracking, workspace.folders)
+        try:
+            runs = load_runs(uri, filters={"run_id": cell.run_id})
+        except TrackingError as error:
+            runs, reason = [], f"its record cannot be read back: {error}"
+        if runs:
+            return Outcome(runs[0].record, runs[0], runs[0].mlflow_run_id, ending.skipped)
+    return record_failure(cell, workspace, reason or "its record is neither in the folder of runs nor in the store.")
 
 
 def _prepare(cells: Sequence[Cell], workspace: Workspace) -> None:
@@ -337,175 +393,3 @@ def _duration(seconds: float) -> str:
     if minutes < 1.5:
         return f"{seconds:.0f} s"
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-# -- local processes ---------------------------------------------------------------------------------------------------
-
-
-#: Arguments of `_start_worker`.
-_Start = tuple[PathsConfig, tuple[str, ...], int, float]
-
-
-def _run_local(
-    cells: Sequence[Cell], sweep: SweepConfig, workspace: Workspace, plugins: Sequence[str]
-) -> Generator[tuple[Cell, Outcome], None, None]:
-    """Cells with their outcomes as they end; closing the iterator stops the workers."""
-    paths = cells[0].config.paths
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    start = (paths, tuple(plugins), max(1, cores // sweep.workers), sweep.cell_timeout)
-    waiting = deque(cells)
-    lost: list[Cell] = []
-    while waiting:
-        yield from _run_in_pool(waiting, min(sweep.workers, len(waiting)), start, workspace, lost)
-    # A worker died.  Any of the cells that ran then may be the reason: they are tried again, one at a time.
-    suspects, lost = deque(lost), []
-    while suspects:
-        yield from _run_in_pool(suspects, 1, start, workspace, lost)
-        while lost:
-            reason = "the worker process died twice on this cell, e.g. for want of memory; try fewer workers."
-            cell = lost.pop()
-            yield cell, record_failure(cell, workspace, reason)
-
-
-def _run_in_pool(
-    waiting: deque[Cell], workers: int, start: _Start, workspace: Workspace, lost: list[Cell]
-) -> Iterator[tuple[Cell, Outcome]]:
-    """Runs cells until none is waiting or a worker dies; cells that ran at that moment go to `lost`.
-
-    A cell that another program runs at this moment goes to the end of the queue.
-    """
-    running: dict[Future[Outcome | str | None], tuple[Cell, float]] = {}
-    limit = start[-1] + GRACE_SECONDS if start[-1] else math.inf
-    broken = False
-    others = set(multiprocessing.active_children())
-    with _pool(workers, start) as pool:
-        while running or (waiting and not broken):
-            try:
-                while waiting and not broken and len(running) < workers:
-                    running[_submit(pool, waiting[0])] = waiting[0], time.monotonic()
-                    waiting.popleft()
-            except BrokenProcessPool:
-                broken = True
-            tick = 1.0 if math.isfinite(limit) else None
-            for future in wait(running, timeout=tick, return_when=FIRST_COMPLETED).done:
-                cell, _ = running.pop(future)
-                try:
-                    result = future.result()
-                except BrokenProcessPool:
-                    broken = True
-                    lost.append(cell)
-                else:
-                    if result is None:
-                        waiting.append(cell)
-                    else:
-                        yield cell, record_failure(cell, workspace, result) if isinstance(result, str) else result
-            now = time.monotonic()
-            overdue = [cell for cell, since in running.values() if now - since > limit]
-            if overdue:
-                # Its worker does not even hear the alarm.  The others go on from their checkpoints.
-                waiting.extendleft(cell for cell, since in running.values() if now - since <= limit)
-                running.clear()
-                broken = True
-                _end(set(multiprocessing.active_children()) - others, grace=0.0)
-                for cell in overdue:
-                    yield cell, record_failure(cell, workspace, timeout_message(start[-1]))
-
-
-@contextmanager
-def _pool(workers: int, start: _Start) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that are stopped at once when the block is left by an exception."""
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    pool = ProcessPoolExecutor(workers, context, _start_worker, start)
-    try:
-        yield pool
-    except BaseException:
-        _end(set(multiprocessing.active_children()) - others, GRACE_SECONDS)
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end(workers: Iterable[BaseProcess], grace: float) -> None:
-    """Tells workers to stop, and kills those that have not after some seconds."""
-    workers = list(workers)
-    for worker in workers:
-        worker.terminate()
-    deadline = time.monotonic() + grace
-    for worker in workers:
-        worker.join(max(0.0, deadline - time.monotonic()))
-        if worker.is_alive():
-            worker.kill()
-
-
-def _submit(pool: ProcessPoolExecutor, cell: Cell) -> Future[Outcome | str | None]:
-    # A worker starts in here and inherits the mask: Ctrl-C reaches this process alone, which stops the others.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return pool.submit(_run_in_worker, to_dict(cell.config))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@dataclass
-class _Worker:
-    """What a worker process keeps between cells."""
-
-    workspace: Workspace
-    timeout: float
-    busy: bool = False
-
-
-_worker: _Worker
-
-
-def _start_worker(paths: PathsConfig, plugins: Sequence[str], threads: int, timeout: float) -> None:
-    """First thing in a worker: plugins, a workspace of its own, its share of the cores."""
-    global _worker
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # The sweep's results go to stdout, so nothing that a plugin prints may.
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    for file in plugins:
-        registry.load_plugin_file(file)
-    _worker = _Worker(Workspace(Folders.resolve(paths)), timeout)
-    signal.signal(signal.SIGTERM, _stop_worker)
-    import torch
-
-    torch.set_num_threads(min(torch.get_num_threads(), threads))
-
-
-def _end_with_parent() -> None:
-    """Ends the worker when the sweep was killed; nobody would take its results."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _stop_worker(*_: object) -> None:
-    """SIGTERM: a cell that is running is recorded as interrupted."""
-    if _worker.busy:
-        raise Terminated
-    os._exit(EXIT_TERMINATED)
-
-
-def _run_in_worker(data: Mapping[str, Any]) -> Outcome | str | None:
-    """Runs one cell; the reason when it left no record, None when another program runs it.
-
-    Exceptions stay here: not all can be sent.
-    """
-    _worker.busy = True
-    try:
-        workspace = _worker.workspace
-        return run_cell(resolve(from_dict(data), workspace), workspace, _worker.timeout, wait=False)
-    except CellBusyError:
-        time.sleep(1.0)
-        return None
-    except HarnessError as error:
-        return str(error)
-    except KeyboardInterrupt:
-        os._exit(EXIT_TERMINATED)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    finally:
-        _worker.busy = False

@@ -231,26 +231,36 @@ def _alternatives(name: str, text: str) -> list[str]:
     return join_names(parts) if name == "protocol" else parts
 
 
-def past_seconds(uri: str, datasets: Iterable[str]) -> dict[tuple[str, str], float]:
-    """Median wall time of finished runs by method and data set; reads no artifacts.
+@dataclass(frozen=True)
+class PastCost:
+    """What finished runs of a method on a data set took.
+
+    Attributes:
+        seconds: Median wall time.
+        memory: Most bytes at their peak.
+    """
+
+    seconds: float
+    memory: int
+
+
+def past_costs(uri: str, datasets: Iterable[str]) -> dict[tuple[str, str], PastCost]:
+    """What finished runs took, by method and data set; reads no artifacts.
 
     Raises:
         TrackingError: If the store cannot be reached or read.
     """
-    seconds: dict[tuple[str, str], list[float]] = {}
-    client = connect(uri)
-    try:
-        experiments = [item.experiment_id for item in client.search_experiments(max_results=1000)]
-        for name in datasets:
-            quoted = name.replace("'", "")
-            query = f"tags.`{STATUS}` = 'finished' AND tags.`harness.dataset` = '{quoted}'"
-            for run in search(client, experiments, query):
-                cost = run.data.metrics.get("cost/total_seconds")
-                if is_stored(run) and cost is not None:
-                    seconds.setdefault((run.data.tags.get("harness.method", ""), name), []).append(cost)
-    except Exception as error:
-        raise TrackingError(f"MLflow at {redact(uri)} cannot be read: {reason(error)}.") from error
-    return {key: statistics.median(values) for key, values in seconds.items()}
+    datasets = set(datasets)
+    seconds, memory = "cost/total_seconds", "cost/peak_memory_bytes"
+    costs: dict[tuple[str, str], list[Mapping[str, float]]] = {}
+    for run in listed(uri, [STATUS, "harness.method", "harness.dataset"], [seconds, memory]):
+        name = run.tags.get("harness.dataset", "")
+        if run.tags.get(STATUS) == "finished" and name in datasets and seconds in run.metrics:
+            costs.setdefault((run.tags.get("harness.method", ""), name), []).append(run.metrics)
+    return {
+        key: PastCost(statistics.median(run[seconds] for run in runs), int(max(run.get(memory, 0.0) for run in runs)))
+        for key, runs in costs.items()
+    }
 
 
 def load_runs(uri: str, *, filters: Mapping[str, str] | None = None) -> list[StoredRun]:
@@ -268,7 +278,8 @@ def load_runs(uri: str, *, filters: Mapping[str, str] | None = None) -> list[Sto
     wanted = {name: set(_alternatives(name, text)) for name, text in (filters or {}).items()}
     experiments = wanted.pop("experiment", None)
     newest: dict[str, Listed] = {}
-    for run in listed(uri, [f"harness.{name}" for name in wanted]):
+    ids = wanted.get("run_id", set())
+    for run in listed(uri, [f"harness.{name}" for name in wanted], run_id=next(iter(ids)) if len(ids) == 1 else ""):
         if experiments is not None and run.experiment not in experiments:
             continue
         if all(run.tags.get(f"harness.{name}") in values for name, values in wanted.items()):

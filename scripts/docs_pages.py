@@ -38,9 +38,13 @@ ROOT_PAGES = {
 }
 #: Kinds of plugins with a page each, and those whose plugins share one page: title and page.
 CARDS = {"methods": "Methods", "datasets": "Data sets", "encoders": "Encoders", "backbones": "Backbones"}
-LISTS = {"protocols": ("Protocol families", "protocol-families.md"), "metrics": ("Metrics", "metrics.md")}
+LISTS = {
+    "protocols": ("Protocol families", "protocol-families.md"),
+    "metrics": ("Metrics", "metrics.md"),
+    "executors": ("Executors", "executors.md"),
+}
 #: What plugins and scripts import, apart from the modules in `harness/` itself.
-API_FOLDERS = ("audit", "testing")
+API_FOLDERS = ("audit", "executors", "testing")
 FACTS = ("citation", "license", "obtain", "kinds", "tasks", "higher_is_better", "examples", "reference", "version")
 _PICTURE = re.compile(r"<!-- masks: (\S+) -->")
 _INDENT = re.compile(r"^ {2,3}(?=\S)", re.MULTILINE)

@@ -117,7 +117,9 @@ def test_cells_that_differ_in_seeds_are_what_each_is_alone() -> None:
 
 
 @pytest.mark.parametrize("key", ["protocol", "supervision", "train_seed"])
-@pytest.mark.parametrize("text", ["complete", "toy_0.5", "any_1e5", "12", "007", "true", "Null", "inf", "a b", "x-y", "_a"])
+@pytest.mark.parametrize(
+    "text", ["complete", "toy_0.5", "any_1e5", "12", "007", "true", "Null", "inf", "a b", "x-y", "_a"]
+)
 def test_options_that_hydra_is_not_asked_for_are_what_it_answers(
     key: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,7 +144,8 @@ def check_run(arguments: argparse.Namespace) -> None:
 def check_sweep(arguments: argparse.Namespace) -> None:
     _, overrides = sweep.split_options(arguments.overrides)
     if overrides:
-        compose(["method=zero_fill" if text == "method=all" else text for text in overrides])
+        named = ["method=zero_fill" if text == "method=all" else text for text in overrides]
+        compose([*(["method=zero_fill"] if arguments.cells else []), *named])
 
 
 def check_reproduce(arguments: argparse.Namespace) -> None:

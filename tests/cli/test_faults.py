@@ -34,10 +34,13 @@ SMALL += ["trainer.epochs=3", "trainer.batch_size=16"]
 
 #: A tiny method that does, in its second epoch of three steps, what `method.how` says.
 PLUGIN = '''
+import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -61,6 +64,16 @@ class Trouble(MethodConfig):
     target: ClassVar[str] = f"{__name__}:InTrouble"
     uses_backbone: ClassVar[bool] = False
     how: str = "none"
+
+
+class Killed(torch.utils.data.Dataset):
+    """Values whose reader is killed."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, row):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class InTrouble(Method):
@@ -94,6 +107,12 @@ class InTrouble(Method):
                         time.sleep(0.01)
                     except Exception:
                         pass
+            elif how == "loader":
+                print(list(torch.utils.data.DataLoader(Killed(), num_workers=1)))
+            elif how == "leak":
+                multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,)).start()
+                found = subprocess.Popen(["sleep", "1000"]).pid
+                (Path(os.environ["HARNESS_HOME"]) / "leaked").write_text(str(found))
             elif how == "deaf":
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGTERM})
                 time.sleep(600)
@@ -172,6 +191,7 @@ def test_a_stopped_run_is_recorded_and_goes_on(
     [
         ("memory", "out of memory"),
         ("nan", "loss is nan at step 1 of epoch 1, samples"),
+        ("loader", "RuntimeError: DataLoader worker (pid"),
     ],
 )
 def test_a_cell_that_fails_is_recorded(store: Path, plugin: str, how: str, says: str, capsys: Capture) -> None:
@@ -185,7 +205,7 @@ def test_a_cell_that_fails_is_recorded(store: Path, plugin: str, how: str, says:
         step = found["nan"].error.splitlines()[1]
         assert step.startswith("all 16 samples of the step: ")
         assert len(step.partition(": ")[2].split(", ")) == 16
-    else:
+    elif how == "memory":
         assert "trainer.accumulate=2" in found[how].error
 
 
@@ -200,11 +220,39 @@ def test_a_cell_that_never_ends_is_stopped(store: Path, plugin: str) -> None:
 @pytest.mark.slow
 def test_a_worker_that_does_not_hear_its_alarm_is_killed(store: Path, plugin: str, monkeypatch: Patch) -> None:
     registry.load_plugin_file(plugin)
-    monkeypatch.setattr("harness.sweep.GRACE_SECONDS", 25.0)
+    monkeypatch.setattr("harness.executors.local.GRACE_SECONDS", 25.0)
     plan = make_plan([*SMALL, "method=trouble", "method.how=deaf"])
     (outcome,) = run_plan(plan, SweepConfig(cell_timeout=1.0), plugins=[plugin])
     assert outcome.record.error.startswith("stopped after 1 s (cell_timeout)")
     assert [record.status for record in records(store)] == ["failed"]
+
+
+@pytest.mark.slow
+def test_processes_that_a_method_leaves_behind_end_with_the_sweep(store: Path, plugin: str) -> None:
+    """Python would wait for the first one for ever; the second one would stay."""
+    grid = [*SMALL, "method=trouble", "method.how=leak,none", "--no-table", "--plugin", plugin]
+    command = [sys.executable, "-P", "-m", "harness", "sweep", *grid]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "trouble · synthetic · any_0.5 · train_seed=0: left 1 processes running; they were killed." in done.stderr
+    assert sorted(record.status for record in records(store)) == ["finished", "finished"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((store / "leaked").read_text()), 0)
+
+
+def test_a_clock_that_jumps_back_hides_no_record(store: Path, plugin: str, monkeypatch: Patch) -> None:
+    """The later run counts, whatever the clock said when it was stored; what it took is not negative."""
+    assert run(plugin, "method=trouble", "method.how=nan") == 1
+    for name in ("harness.runner._now", "harness.mlflow_store.now"):
+        monkeypatch.setattr(name, lambda: "2001-01-01T00:00:00.000000+00:00")
+    monkeypatch.setattr("time.time", lambda: 978307200.0)
+    heal(store)
+    assert run(plugin, "method=trouble", "method.how=nan") == 0
+    (stored,) = load_runs(f"sqlite:///{store / 'mlflow.db'}")
+    assert (stored.record.status, stored.record.finished[:4]) == ("finished", "2001")
+    assert stored.record.cost.total_seconds >= 0
+    cells = [resolve(config, Workspace(folders(store))) for config in compose([*SMALL, "method=trouble"])]
+    assert run_cell(cells[0], Workspace(folders(store))).record.status == "finished"
 
 
 # -- disks -------------------------------------------------------------------------------------------------------------

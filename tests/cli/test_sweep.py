@@ -200,8 +200,10 @@ def test_cells_of_several_data_sets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["method=majority", "executor=slurm"], "sweep.executor='slurm' is not one of local"),
-        (["method=majority", "workers=0"], "sweep.workers=0 must be >= 1"),
+        (["method=majority", "executor=lokal"], "unknown executor 'lokal'. Did you mean 'local'?"),
+        (["method=majority", "executor=slurm", "executor.cluster=x"], "executor.cluster='x' is not one of slurm,"),
+        (["method=majority", "executor.cpus=2"], "executor 'local' has no option 'cpus'"),
+        (["method=majority", "workers=-1"], "sweep.workers=-1 must be >= 0"),
         (["method=majority", "workers=two"], "workers=two"),
         (["method=majority", "cell_timeout=-1"], "sweep.cell_timeout=-1.0 must be >= 0.0"),
         (["method=majority", "workers=1,2"], "one number of workers"),

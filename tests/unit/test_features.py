@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +20,7 @@ from harness.config import EncoderConfig
 from harness.datasets.synthetic import SyntheticConfig
 from harness.encoder import Encoded, Encoder, pad_tokens
 from harness.errors import DataError, UsageError
-from harness.features import FeatureStore, content_digest
+from harness.features import FeatureArray, FeatureStore, content_digest
 from harness.methods.common.encoders.config import IdentityConfig, MiniLMConfig
 from harness.methods.common.encoders.identity import IdentityEncoder
 from harness.types import DataTable, ModalitySpec
@@ -208,6 +210,20 @@ def test_two_that_start_together_encode_once(tmp_path: Path) -> None:
     started = [worker(tmp_path, pause=0.05) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0]
     assert calls(tmp_path) == [7, 7, 7, 7, 7, 5]
+
+
+def test_twenty_that_start_together_encode_once(table: DataTable, tmp_path: Path) -> None:
+    """As the cells of a sweep on machines with an empty cache; neighbours: `test_retrieval.py`."""
+    together = Barrier(20)
+
+    def cell(_: int) -> FeatureArray:
+        together.wait()
+        return FeatureStore(tmp_path).get(table, table.spec.modalities[0], "counting", CountingConfig())
+
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(cell, range(20)))
+    assert _encoded == [7, 7, 7, 7, 7, 5]
+    assert all(np.array_equal(array.tokens, found[0].tokens) for array in found)
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,15 +187,17 @@ def test_a_database_is_listed_as_a_server_is_searched(
     def by_id(runs: list[mlflow_store.Listed]) -> list[mlflow_store.Listed]:
         return sorted(runs, key=lambda run: run.mlflow_run_id)
 
-    quick = by_id(mlflow_store.listed(uri, ["harness.method"]))
+    asked = ["harness.method"], ["cost/total_seconds", "test/accuracy"]
+    quick = by_id(mlflow_store.listed(uri, *asked))
     assert [run.mlflow_run_id for run in quick] == sorted(kept)
     assert {run.tags["harness.method"]: run.experiment for run in quick} == {"redeem": "e", "majority": "f"}
+    assert all(run.metrics.keys() == set(asked[1]) for run in quick)
 
     def other_layout(*arguments: object) -> None:
         raise sqlite3.OperationalError("no such table: runs")
 
     monkeypatch.setattr(mlflow_store, "_select", other_layout)
-    assert by_id(mlflow_store.listed(uri, ["harness.method"])) == quick
+    assert by_id(mlflow_store.listed(uri, *asked)) == quick
 
 
 def test_missing_predictions_are_named(uri: str, folders: Folders) -> None:

@@ -22,21 +22,28 @@ examples:
   harness sweep method=all protocol=both_0.7,text_0.7,image_0.7 train_seed=0,1,2,3,4 dataset=openmoji,cdda workers=2
   harness sweep method=redeem,zero_fill train_seed=range(0,5) --report report
   harness sweep method=all dataset=openmoji --dry-run
+  harness sweep --cells cells.yaml dataset=openmoji workers=2
+  harness sweep method=all dataset=openmoji executor=slurm executor.gpus=1 executor.minutes=120 workers=50
 
 method=all stands for every registered method that can run on the data set; a method that reads one modality
-(unimodal) is run once per modality unless method.modality is set.  executor=local workers=N runs N cells at a time;
-cell_timeout=SECONDS stops a cell that takes longer and records it as failed.
+(unimodal) is run once per modality unless method.modality is set.  --cells FILE is a YAML list of grids, each a
+mapping of options to a value or a list of values; what the command line says holds for all of them.
+
+executor=local (default) runs workers=N cells at a time in processes of this machine, workers=0 as many as there are
+GPUs or cores; executor=slurm and executor=ray hand cells to a cluster: `harness describe executor slurm` shows the
+options.  cell_timeout=SECONDS stops a cell that takes longer and records it as failed.
 
 The plan is shown before anything starts.  Finished cells are skipped, so the same command goes on after Ctrl-C, a
 crash or a failed cell.  A cell that fails is recorded, the sweep goes on, and the exit code is 1 at the end."""
 
-_OWN_HELP = "executor, workers, cell_timeout"
+_OWN_HELP = "executor, executor.OPTION, workers, cell_timeout"
 
 
 def parser(**options: Any) -> Parser:
     """Arguments of the command."""
     result = Parser(epilog=_EPILOG, **options)
     result.add_argument("overrides", nargs="*", metavar="OPTION=VALUE", help=f"{OVERRIDES_HELP}; {_OWN_HELP}")
+    result.add_argument("--cells", metavar="FILE", type=Path, help="YAML list of grids to run as one sweep")
     result.add_argument("--dry-run", action="store_true", help="print the plan and every cell, start nothing")
     result.add_argument("--report", metavar="DIR", type=Path, help="write a report of these runs to DIR")
     result.add_argument("--no-table", action="store_true", help="do not print the comparison tables")
@@ -45,12 +52,13 @@ def parser(**options: Any) -> Parser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Plans the grid, shows the plan, runs what is left and prints the tables."""
-    from harness.sweep import estimate, make_plan, run_plan
+    from harness.cells import read_cells
+    from harness.sweep import estimate, plan_sweep, run_plan
 
     sweep, overrides = split_options(arguments.overrides)
-    plan = make_plan(overrides)
+    plan = plan_sweep([overrides] if arguments.cells is None else read_cells(arguments.cells, overrides))
     with contextlib.redirect_stdout(sys.stdout if arguments.dry_run else sys.stderr):
-        _print_plan(plan, sweep.workers, estimate(plan, sweep.workers))
+        _print_plan(plan, sweep.places, estimate(plan, sweep.places))
     if arguments.dry_run:
         _print_cells(plan)
         return EXIT_OK
@@ -92,7 +100,7 @@ def split_options(texts: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     from harness.compose import compose_as
     from harness.sweep import SweepConfig
 
-    own = [text for text in texts if re.match(r"(executor|workers|cell_timeout)\s*=", text)]
+    own = [text for text in texts if re.match(r"\+*(executor(\.[\w.]+)?|workers|cell_timeout)\s*=", text)]
     sweeps = compose_as(SweepConfig, own)
     if len(sweeps) != 1:
         raise UsageError("a sweep has one executor, one number of workers and one cell_timeout.")
@@ -101,9 +109,10 @@ def split_options(texts: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     return sweep, [text for text in texts if text not in own]
 
 
-def _print_plan(plan: Plan, workers: int, expected: str) -> None:
+def _print_plan(plan: Plan, places: int, expected: str) -> None:
     cells, left = len(plan.cells), len(plan.todo)
-    print(f"{cells} cells, {cells - left} finished, {left} to run, {min(workers, max(left, 1))} at a time")
+    at_once = min(places, max(left, 1)) if places else "as many as the cluster takes"
+    print(f"{cells} cells, {cells - left} finished, {left} to run, {at_once} at a time")
     print_table(
         ["dataset", "protocol", "supervision", "masks", "methods", "cells", "finished", "to run"],
         [[*group.values(), group["cells"] - group["finished"]] for group in plan.groups()],
