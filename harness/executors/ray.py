@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from harness.errors import DependencyError, UsageError
 from harness.executors.base import Ending, Executor, ExecutorConfig, Task
-from harness.executors.worker import run_task
 from harness.plugin import check_range
 from harness.progress import say
 
@@ -105,6 +104,8 @@ class Ray(Executor):
             say("warning: no machine of the Ray cluster has what executor.cpus, gpus and memory_gb ask for; waiting.")
 
     def _submit(self, ray: Any, task: Task) -> Any:
+        from harness.executors.worker import run_task
+
         config = self.config
         options: dict[str, Any] = {"num_cpus": config.cpus, "num_gpus": config.gpus, "max_retries": config.retries}
         if config.memory_gb:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 from harness.errors import DependencyError, UsageError
 from harness.executors.base import Ending, Executor, ExecutorConfig, Task
-from harness.executors.worker import run_task
 from harness.files import ensure_folder
 from harness.plugin import check_choice, check_range
 
@@ -73,6 +72,8 @@ class Requeued:
 
     def __call__(self, task: Task) -> Ending:
         """Runs the task in a job."""
+        from harness.executors.worker import run_task
+
         return run_task(task)
 
     def checkpoint(self, task: Task) -> Any:
