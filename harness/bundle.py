@@ -290,12 +290,15 @@ def _agreement(run: str, record: RunRecord, files: Mapping[str, bytes]) -> str:
         raise _Broken("config.yaml is not the record's config")
     if json.loads(files["environment.json"]) != record.environment:
         raise _Broken("environment.json is not the record's environment")
+    data = config["dataset"]
+    # A user's own data have a name of their own, which is the folder's where none is given.
+    called = data.get("name_", data["name"]) or record.dataset["name"]
     pairs = {
         "method": (record.method, config["method"]["name"]),
         "preset": (record.preset, config["method"].get("preset", record.preset)),
         "protocol": (record.protocol["name"], config["protocol"]),
         "supervision": (record.protocol["supervision"], config["supervision"]),
-        "data set": (record.dataset["name"], config["dataset"]["name"]),
+        "data set": (record.dataset["name"], called),
         **{name: (record.seeds[name], config[name]) for name in ("mask_seed", "train_seed", "eval_seed")},
     }
     if record.backbone:

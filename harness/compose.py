@@ -123,13 +123,17 @@ def compose_as(schema: type[C], overrides: Sequence[str], known: _Known[C] | Non
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """The whole config as plain data; each plugin is `{"name": registered name, option: value, …}`."""
+    """The whole config as plain data; each plugin is `{"name": registered name, option: value, …}`.
+
+    An option that is itself called `name` is written as `name_`.
+    """
     data: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in GROUPS:
             plugins, _ = GROUPS[field.name]
-            data[field.name] = {"name": plugins.name_of(type(value)), **value.to_dict()}
+            options = {"name_" if key == "name" else key: option for key, option in value.to_dict().items()}
+            data[field.name] = {"name": plugins.name_of(type(value)), **options}
         else:
             data[field.name] = _plain(value)
     return data
@@ -155,8 +159,8 @@ def from_dict(data: Mapping[str, Any]) -> RunConfig:
         for group in [field.name for field in dataclasses.fields(RunConfig) if field.name in GROUPS]:
             plugins, _ = GROUPS[group]
             options = dict(data[group])
-            parts[group] = OmegaConf.structured(_dataclass(plugins.get(options.pop("name"))), flags={"struct": True})
-            parts[group].merge_with(options)
+            parts[group] = OmegaConf.structured(_dataclass(plugins.get(options.pop("name"))))
+            parts[group].merge_with({"name" if key == "name_" else key: option for key, option in options.items()})
         schema = OmegaConf.structured(RunConfig)
         # The default encoders are replaced, not extended: the record says which ones a run had.
         schema.encoders = {}

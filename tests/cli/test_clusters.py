@@ -47,19 +47,19 @@ class Patient(MethodConfig):
 
     Attributes:
         seconds: How long.
-        name: Of the file that says where it is.
+        mark: Ends the name of the file that says where it is.
     """
 
     target: ClassVar[str] = f"{__name__}:Waiting"
     uses_backbone: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     seconds: float = 0.0
-    name: str = ""
+    mark: str = ""
 
 
 class Waiting(Method):
     def prepare(self, train):
-        where = Path(os.environ["HARNESS_HOME"]) / f"at-{self.config.name}"
+        where = Path(os.environ["HARNESS_HOME"]) / f"at-{self.config.mark}"
         first = not where.exists()
         where.write_text(f"{os.environ.get('SLURM_JOB_ID', '')} {node()} {os.getpid()}")
         if first:
@@ -122,7 +122,7 @@ def stored(home: Path) -> list[int]:
 def test_submitits_local_executor(store: Path, plugin: str) -> None:
     """A process that is killed is a failed cell; the other one is finished."""
     pytest.importorskip("submitit")
-    plan = make_plan([*SMALL, "method.name=a,b", "method.seconds=20"])
+    plan = make_plan([*SMALL, "method.mark=a,b", "method.seconds=20"])
     meanwhile(lambda: os.kill(int(place_of(store, "b")[2]), signal.SIGKILL))
     outcomes = run_plan(plan, SweepConfig(SlurmConfig(cluster="local")), plugins=[plugin])
     assert statuses(outcomes) == ["finished", "failed"]
@@ -199,7 +199,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def test_a_slurm_cluster(store: Path, plugin: str, slurm: None) -> None:
     """A job is requeued and goes on; one is killed; one waits for its turn: each cell has its record."""
     pytest.importorskip("submitit")
-    plan = make_plan([*SMALL, "method.seconds=60", "method.name=preempted,killed,plain"])
+    plan = make_plan([*SMALL, "method.seconds=60", "method.mark=preempted,killed,plain"])
 
     def act() -> None:
         job = place_of(store, "preempted")[0]
@@ -210,14 +210,14 @@ def test_a_slurm_cluster(store: Path, plugin: str, slurm: None) -> None:
     thread = meanwhile(act)
     config = SlurmConfig(minutes=30, options={"comment": "a test"})
     outcomes = run_plan(plan, SweepConfig(config, workers=2), plugins=[plugin])
-    thread.join()
     assert statuses(outcomes) == ["finished", "failed", "finished"]
+    thread.join()
     assert "ended without a record" in outcomes[1].record.error
     log = next(file for file in (store / "slurm").glob("*/*_log.out") if "Requeued job" in file.read_text())
     assert "preempted" in log.read_text()
     # The same command ends what is left: no longer the first time.
-    again = make_plan([*SMALL, "method.seconds=60", "method.name=preempted,killed,plain"])
-    assert [cell.config.method.name for cell in again.todo] == ["killed"]
+    again = make_plan([*SMALL, "method.seconds=60", "method.mark=preempted,killed,plain"])
+    assert [cell.config.method.mark for cell in again.todo] == ["killed"]
     assert statuses(run_plan(again, SweepConfig(config), plugins=[plugin])) == ["finished"] * 3
 
 
@@ -226,7 +226,7 @@ def test_a_slurm_cluster(store: Path, plugin: str, slurm: None) -> None:
 
 def test_a_ray_of_this_machine(store: Path, plugin: str) -> None:
     pytest.importorskip("ray")
-    plan = make_plan([*SMALL, "method.name=a,b,c"])
+    plan = make_plan([*SMALL, "method.mark=a,b,c"])
     outcomes = run_plan(plan, SweepConfig(RayConfig(), workers=2), plugins=[plugin])
     assert statuses(outcomes) == ["finished"] * 3
     assert len(stored(store)) == 3
@@ -246,7 +246,7 @@ def two_nodes() -> Iterator[Any]:
 
 def test_a_ray_node_that_is_killed_costs_nothing(store: Path, plugin: str, two_nodes: Any) -> None:
     """`kill -9` of a node while a cell runs on it: the cell is run again on the other one."""
-    plan = make_plan([*SMALL, "method.seconds=40", "method.name=a,b,c,d"])
+    plan = make_plan([*SMALL, "method.seconds=40", "method.mark=a,b,c,d"])
     killed = []
 
     def act() -> None:
@@ -258,7 +258,7 @@ def test_a_ray_node_that_is_killed_costs_nothing(store: Path, plugin: str, two_n
 
     thread = meanwhile(act)
     outcomes = run_plan(plan, SweepConfig(RayConfig(address=two_nodes.address)), plugins=[plugin])
+    assert statuses(outcomes) == ["finished"] * 4
     thread.join()
     assert len(killed) == 1, "a cell ran on the node"
-    assert statuses(outcomes) == ["finished"] * 4
     assert len(stored(store)) == 4

@@ -217,6 +217,14 @@ def test_round_trip_through_json() -> None:
     assert from_dict(data) == config
 
 
+def test_an_option_called_name_does_not_hide_the_plugin() -> None:
+    """`folder`, which calls the data set of a user."""
+    (config,) = compose(["method=majority", "dataset=folder", "dataset.name=shop", "dataset.modalities={photo: image}"])
+    data = json.loads(json.dumps(to_dict(config)))
+    assert (data["dataset"]["name"], data["dataset"]["name_"]) == ("folder", "shop")
+    assert from_dict(data) == config
+
+
 def test_encoders_of_a_record_replace_the_defaults() -> None:
     data = to_dict(one("method=toy"))
     data["encoders"] = {"text": "toy_encoder"}
