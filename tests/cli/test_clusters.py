@@ -29,6 +29,7 @@ SMALL = ["dataset=synthetic", "dataset.samples=80", "protocol=any_0.5", "device=
 #: A method that says where it is, and waits there for a moment the first time.
 PLUGIN = '''
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +74,8 @@ class Waiting(Method):
 
 
 def node():
-    try:
-        import ray
-        return ray.get_runtime_context().get_node_id()
-    except Exception:
-        return ""
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().get_node_id() if ray and ray.is_initialized() else ""
 
 
 registry.methods.register("patient", Patient, "a test")
@@ -213,8 +211,8 @@ def test_a_slurm_cluster(store: Path, plugin: str, slurm: None) -> None:
     assert statuses(outcomes) == ["finished", "failed", "finished"]
     thread.join()
     assert "ended without a record" in outcomes[1].record.error
-    log = next(file for file in (store / "slurm").glob("*/*_log.out") if "Requeued job" in file.read_text())
-    assert "preempted" in log.read_text()
+    (log,) = [file for file in (store / "slurm").glob("*/*_log.err") if "preempted" in file.read_text()]
+    assert log.with_suffix(".out").read_text().count("Starting with JobEnvironment") == 2
     # The same command ends what is left: no longer the first time.
     again = make_plan([*SMALL, "method.seconds=60", "method.mark=preempted,killed,plain"])
     assert [cell.config.method.mark for cell in again.todo] == ["killed"]
