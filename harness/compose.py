@@ -242,7 +242,8 @@ def _cells(overrides: Sequence[Override]) -> Iterator[list[tuple[str, str]]]:
 
 def _compose_cells(cells: Iterable[Sequence[tuple[str, str]]], schema: type[C], known: _Known[C]) -> list[C]:
     """Composes each cell; one that differs from a known one in plain options alone is a copy."""
-    fields = {field.name for field in dataclasses.fields(cast(Any, schema))}
+    # Without its value, Hydra would not compose a required option.
+    fields = {field.name for field in dataclasses.fields(cast(Any, schema)) if field.default is not dataclasses.MISSING}
     configs = []
     for cell in cells:
         plain = {key: text for key, text in cell if key in fields & _PLAIN.keys() and _PLAIN[key][1].fullmatch(text)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 
 import pytest
 
@@ -132,6 +133,14 @@ def test_options_that_hydra_is_not_asked_for_are_what_it_answers(
     quick = answer()
     monkeypatch.setattr("harness.compose._PLAIN", {})
     assert answer() == quick
+
+
+def test_a_required_option_of_another_schema_is_composed() -> None:
+    @dataclass
+    class Choice:
+        protocol: str
+
+    assert compose_as(Choice, ["protocol=toy_0.5"]) == [Choice("toy_0.5")]
 
 
 def test_protocol_names_become_canonical() -> None:

@@ -92,7 +92,7 @@ def test_own_options_replace_the_presets() -> None:
         (["train_seed=0"], "name what to reproduce, e.g. redeem/table1"),
         ([CELL, "method=map"], "method=map: the method is the preset's; choose cells by name"),
         ([CELL, "trainer.epoch=3"], f"{CELL}: unknown key 'trainer.epoch'"),
-        ([CELL, "workers=0"], "sweep.workers=0 must be >= 1"),
+        ([CELL, "workers=-1"], "sweep.workers=-1 must be >= 0"),
         ([CELL, "method.k=3,5"], "its runs may differ in train_seed only"),
         ([CELL, "paths.home=a,b"], "its runs may differ in train_seed only"),
     ],
