@@ -8,7 +8,9 @@ data set and a killed run goes on where it stopped.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,18 +128,19 @@ class FeatureStore:
         if writer.done:
             say(f"{block.name}: going on after {writer.done:,} of {len(order):,} values.")
         starts = range(writer.done, len(order), encoder.batch_size)
-        for start in track(starts, f"{table.spec.name}: {modality.name} features ({key['encoder']})"):
-            chunk = order[start : start + encoder.batch_size]
-            arrays = _encode(encoder, [values[int(row)] for row in chunk])
-            bad = _not_finite(arrays)
-            if bad.size:
-                writer.discard()  # mended data are another data set, with another block
-                raise DataError(
-                    f"data set {table.spec.name}: features of {modality.name!r} are NaN or infinite for "
-                    f"{bad.size} samples, e.g. id {table.ids[int(chunk[bad[0]])]!r}, and perhaps for later ones; "
-                    "mend or drop them."
-                )
-            writer.add(arrays)
+        with _reader(modality, values) as read:
+            for start in track(starts, f"{table.spec.name}: {modality.name} features ({key['encoder']})"):
+                chunk = order[start : start + encoder.batch_size]
+                arrays = _encode(encoder, read(chunk))
+                bad = _not_finite(arrays)
+                if bad.size:
+                    writer.discard()  # mended data are another data set, with another block
+                    raise DataError(
+                        f"data set {table.spec.name}: features of {modality.name!r} are NaN or infinite for "
+                        f"{bad.size} samples, e.g. id {table.ids[int(chunk[bad[0]])]!r}, and perhaps for later ones; "
+                        "mend or drop them."
+                    )
+                writer.add(arrays)
         if not len(order):
             writer.add(_nothing(np.dtype(encoder.storage)))
         writer.finish({"key": key})
@@ -153,14 +156,31 @@ def _order(modality: ModalitySpec, values: Sequence[Any], rows: IntArray) -> Int
     return rows[np.argsort([-len(values[int(row)]) for row in rows], kind="stable")] if len(rows) else rows
 
 
-def _encode(encoder: Encoder, raw: Sequence[Any]) -> dict[str, npt.NDArray[Any]]:
-    """One batch as it is stored."""
-    part = encoder.encode(raw)
+@contextmanager
+def _reader(modality: ModalitySpec, values: Sequence[Any]) -> Iterator[Callable[[IntArray], list[tuple[Any, int]]]]:
+    """Values and content digests of some rows; pictures are decoded by as many threads as torch has."""
+
+    def one(row: int) -> tuple[Any, int]:
+        value = values[row]
+        return value, content_digest(value)
+
+    if modality.kind != "image":
+        yield lambda rows: list(map(one, rows.tolist()))
+        return
+    import torch
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield lambda rows: list(pool.map(one, rows.tolist()))
+
+
+def _encode(encoder: Encoder, raw: Sequence[tuple[Any, int]]) -> dict[str, npt.NDArray[Any]]:
+    """One batch of values and their digests as it is stored."""
+    part = encoder.encode([value for value, _ in raw])
     return {
         "tokens": part.tokens.astype(encoder.storage, copy=False),
         "mask": part.mask.astype(np.bool_, copy=False),
         "pooled": part.pooled.astype(np.float32, copy=False),
-        "digest": np.array([content_digest(value) for value in raw], dtype=np.int64),
+        "digest": np.array([digest for _, digest in raw], dtype=np.int64),
     }
 
 

@@ -90,7 +90,8 @@ class DataTable:
         labels: `[N]` int64 (binary, multiclass), `[N, C]` float32 (multilabel) or `[N, C]` float32 (regression).
         available: `[N, M]` bool, natural presence of each modality before any protocol hides values.
         values: Per modality a sequence of N raw values: `str` (text), uint8 `[H, W, 3]` (image), float32 arrays
-            (features, tabular, audio); read on access, `DataError` names a corrupt or missing file.
+            (features, tabular, audio); read on access, images by several threads at once; `DataError` names a corrupt
+            or missing file.
         groups: `[N]` int64 ids of near-duplicate groups that no split boundary may cut, or None.
         card: Free-form facts for `harness prepare` (counts, leak checks).
         bayes_accuracy: For generated data, the best possible accuracy per present-modality tuple.

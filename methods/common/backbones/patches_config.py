@@ -28,6 +28,7 @@ class ViltPatchesConfig(EncoderConfig):
     target: ClassVar[str] = "harness.methods.common.backbones.vilt_inputs:ViltPatchEncoder"
     summary: ClassVar[str] = "bf16 patch embeddings for vilt_b32_patches"
     citation: ClassVar[str] = "Kim, Son and Kim, ViLT, ICML 2021"
+    version: ClassVar[str] = "2"  # 1: weights in float32
     card: ClassVar[str] = "cards/vilt_b32.md"
     kinds: ClassVar[tuple[str, ...]] = ("image",)
 

@@ -264,23 +264,11 @@ class ViltBackbone(Backbone):
         return result
 
     def _patches(self, pixels: Tensor) -> Tensor:
-        """Patch embeddings `[n, h, w, d]` of uint8 pictures; patches do not overlap, so it is one product.
-
-        Pixels enter as integers from -128 to 127, which every precision holds exactly; the scale to [-1, 1] is in the
-        weights, and what is left of the offset, half a step, in the bias.
-        """
+        """Patch embeddings `[n, h, w, d]` of uint8 pictures `[n, H, W, 3]`."""
         projection, kind = self.vilt.embeddings.patch_embeddings.projection, pixels.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else projection.weight.dtype
-        side = int(self.vilt.config.patch_size)
-        height, width, colours = pixels.shape[1:]
-        down, across = height // side, width // side
-        cells = pixels[:, : down * side, : across * side].reshape(len(pixels), down, side, across, side, colours)
-        cells = cells.transpose(2, 3).flatten(3)
         with torch.autocast(kind, enabled=False):
-            weight = (projection.weight.permute(0, 2, 3, 1).flatten(1) * (2 / 255)).to(dtype)
-            bias = projection.bias + 0.5 * weight.float().sum(1)
-            signed = (cells ^ 128).view(torch.int8).to(dtype)
-            return F.linear(signed, weight, bias.to(dtype)).to(projection.weight.dtype)
+            return PatchProjection(projection, dtype)(pixels).to(projection.weight.dtype)
 
     def _grid_positions(self, grid: torch.Size) -> Tensor:
         """Position table `[1, H·W, d]` of the patches, resampled where the image has another grid than the model."""
@@ -297,6 +285,33 @@ class ViltBackbone(Backbone):
             return side, side
         patch = int(self.vilt.config.patch_size)
         return spec.token_shape[0] // patch, spec.token_shape[1] // patch
+
+
+class PatchProjection:
+    """ViLT's patch embedding of uint8 pictures; patches do not overlap, so it is one product.
+
+    Pixels enter as integers from -128 to 127, which every precision holds exactly; the scale to [-1, 1] is in the
+    weights, and what is left of the offset, half a step, in the bias.
+
+    Args:
+        projection: ViLT's convolution, not copied where the precision is its own.
+        dtype: Precision of the weights.
+        compute: Precision in which the product is taken; wider than `dtype` where the device has no product in that.
+    """
+
+    def __init__(self, projection: Any, dtype: torch.dtype, compute: torch.dtype | None = None) -> None:
+        self.side = int(projection.weight.shape[2])
+        weight = (projection.weight.permute(0, 2, 3, 1).flatten(1) * (2 / 255)).to(dtype)
+        bias = (projection.bias + 0.5 * weight.float().sum(1)).to(dtype)
+        self.weight, self.bias = weight.to(compute or dtype), bias.to(compute or dtype)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """`[n, H, W, 3]` to `[n, h, w, d]`; what is left over at the right and below is cut off."""
+        height, width, colours = pixels.shape[1:]
+        down, across = height // self.side, width // self.side
+        cells = pixels[:, : down * self.side, : across * self.side]
+        cells = cells.reshape(len(pixels), down, self.side, across, self.side, colours).transpose(2, 3).flatten(3)
+        return F.linear((cells ^ 128).view(torch.int8).to(self.weight.dtype), self.weight, self.bias)
 
 
 def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

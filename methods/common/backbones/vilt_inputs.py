@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from harness.encoder import Encoded, Encoder
 from harness.errors import DataError
 from harness.methods.common.backbones.config import ViltImageConfig, ViltTextConfig
 from harness.methods.common.backbones.patches_config import ViltPatchesConfig
+from harness.methods.common.encoders.inference import map_one_by_one
 from harness.methods.common.hub import Pretrained
 from harness.types import FloatArray
 
@@ -85,11 +87,13 @@ class ViltImageEncoder(Encoder):
 
     def encode(self, values: Sequence[Any]) -> Encoded:
         """Resizes uint8 pictures `[H, W, 3]` bilinearly; the aspect ratio is lost, as in the released code."""
+        pixels = np.stack(map_one_by_one(self._square, values))
+        return Encoded(pixels[:, None], np.ones((len(values), 1), dtype=np.bool_), _empty(len(values)))
+
+    def _square(self, value: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         from PIL import Image
 
-        size = (self.size, self.size)
-        pixels = [np.asarray(Image.fromarray(value).resize(size, Image.Resampling.BILINEAR)) for value in values]
-        return Encoded(np.stack(pixels)[:, None], np.ones((len(values), 1), dtype=np.bool_), _empty(len(values)))
+        return np.array(Image.fromarray(value).resize((self.size, self.size), Image.Resampling.BILINEAR))
 
     def fingerprint(self) -> str:
         """The image size."""
@@ -99,8 +103,8 @@ class ViltImageEncoder(Encoder):
 class ViltPatchEncoder(ViltImageEncoder):
     """Patch embeddings `[n, P, d]` in raster order, without positions: bf16, kept as the int16 of the same bits.
 
-    Pictures are embedded one by one in float32 and rounded once, so that what is stored for a picture does not depend
-    on its companions.
+    Pixels are exact, weights are rounded to bf16, sums are taken in float32 and rounded once.  Pictures are embedded
+    one by one, so that what is stored for a picture does not depend on its companions.
 
     Args:
         config: Weights folder or hub id.
@@ -113,22 +117,22 @@ class ViltPatchEncoder(ViltImageEncoder):
 
     def __init__(self, config: ViltPatchesConfig) -> None:
         super().__init__(config)
-        from harness.methods.common.backbones.vilt import load_vilt
+        from harness.methods.common.backbones.vilt import PatchProjection, load_vilt
 
         self._projection = load_vilt(config.weights, config.allow_download).embeddings.patch_embeddings.projection
         if not all(bool(part.isfinite().all()) for part in self._projection.parameters()):
             raise DataError(f"the patch embedding of {config.weights!r} has weights that are NaN or infinite.")
+        with torch.no_grad():
+            self._embed = PatchProjection(self._projection, torch.bfloat16, _bf16_or_wider())
 
     def encode(self, values: Sequence[Any]) -> Encoded:
         """Embeds uint8 pictures `[H, W, 3]`, squashed as by `vilt_image`."""
         from harness.methods.common.backbones.vilt import store_patches
-        from harness.methods.common.encoders.inference import map_one_by_one
 
-        def one(pixels: Any) -> Any:
-            picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-            return store_patches(self._projection((picture.float() / 255.0 - 0.5) / 0.5)[0].flatten(1).T).numpy()
+        def one(value: Any) -> Any:
+            return store_patches(self._embed(torch.from_numpy(self._square(value))[None])[0].flatten(0, 1)).numpy()
 
-        tokens = np.stack(map_one_by_one(one, list(super().encode(values).tokens[:, 0])))
+        tokens = np.stack(map_one_by_one(one, values))
         return Encoded(tokens, np.ones(tokens.shape[:2], dtype=np.bool_), _empty(len(values)))
 
     def fingerprint(self) -> str:
@@ -137,6 +141,12 @@ class ViltPatchEncoder(ViltImageEncoder):
         for part in self._projection.parameters():
             digest.update(part.detach().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _bf16_or_wider() -> torch.dtype:
+    """bf16 where the processor multiplies it, else float32: there bf16 would be emulated, and slower by far."""
+    native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
 
 
 def _empty(count: int) -> FloatArray:
