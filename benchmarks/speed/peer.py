@@ -1,8 +1,8 @@
 """What the released pipeline costs, re-stated in our own words: the peer that our stages are measured against.
 
 It does the work that the released code does, in the way it does it: a float32 `.npy` file per sample and modality,
-neighbours turned into nested Python lists and back, pictures squashed and normalised one by one, cosine similarity by
-broadcasting, 128 text tokens whatever the text's length, padding attended to, eager attention in float32, both
+neighbours turned into nested Python lists and back, pictures squashed and put through transformers' own image processor
+and embedding layer one by one, cosine similarity by broadcasting, 128 text tokens whatever the text's length, padding attended to, eager attention in float32, both
 generators and both prompts for every sample, copies of a neighbour computed once per sample that has it.
 `tests/unit/test_speed_comparison.py` holds that its logits are those of `method=redeem method.preset=official`.
 """
@@ -37,7 +37,10 @@ class Embedder:
     """
 
     def __init__(self, vilt: Any, tokenizer: Any, length: int = 128) -> None:
+        from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
+
         self.vilt, self.tokenizer, self.length = vilt, tokenizer, length
+        self.processor = ViltImageProcessorPil(size={"shortest_edge": int(vilt.config.image_size)})
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         encoded = self.tokenizer(
@@ -46,15 +49,15 @@ class Embedder:
         return encoded["input_ids"], encoded["attention_mask"]
 
     def pixels(self, path: Path) -> npt.NDArray[np.float32]:
-        """`[3, S, S]` between -1 and 1: squashed, then rescaled, normalised and transposed picture by picture."""
+        """`[3, S, S]` between -1 and 1: squashed, then handed to the library's image processor, which finds no more to
+        resize and rescales, normalises and pads it."""
         from PIL import Image
 
         size = int(self.vilt.config.image_size)
         with Image.open(path) as picture:
             square = picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-        values = np.asarray(square).astype(np.float32) * (1 / 255)
-        values = (values - np.full(3, 0.5, dtype=np.float32)) / np.full(3, 0.5, dtype=np.float32)
-        return np.ascontiguousarray(values.transpose(2, 0, 1))
+        values: npt.NDArray[np.float32] = self.processor(square, return_tensors="np")["pixel_values"][0]
+        return values
 
     def text(self, ids: Tensor) -> Tensor:
         """`[B, T, d]`, the position table stretched in every call."""
@@ -66,16 +69,11 @@ class Embedder:
         return result
 
     def image(self, pixels: Tensor) -> Tensor:
-        """`[B, 1 + patches, d]`; the position grid is resampled in every call, as for pictures of any size."""
+        """`[B, 1 + patches, d]` by the library's own embedding, which resamples positions and shuffles patches."""
         part = self.vilt.embeddings
-        patches = part.patch_embeddings.projection(pixels)
-        grid = patches.shape[2:]
-        side = math.isqrt(part.position_embeddings.shape[1] - 1)
-        table = part.position_embeddings[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
-        positions = F.interpolate(table, size=grid, mode="bilinear", align_corners=True)
-        hidden = (patches + positions).flatten(2).transpose(1, 2)
-        first = (part.cls_token + part.position_embeddings[:, :1]).expand(len(hidden), -1, -1)
-        return torch.cat([first, hidden], 1) + part.token_type_embeddings.weight[1]
+        seen = torch.ones(len(pixels), *pixels.shape[2:], dtype=torch.long)
+        hidden: Tensor = part.visual_embed(pixels, seen)[0] + part.token_type_embeddings.weight[1]
+        return hidden
 
 
 @torch.no_grad()
