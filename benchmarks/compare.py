@@ -1,7 +1,7 @@
 """Our stages beside a peer that costs what the released REDEEM pipeline costs, in one run.
 
     python -P benchmarks/compare.py                      every stage, minutes on two cores
-    python -P benchmarks/compare.py --full               larger sizes, search up to a million vectors
+    python -P benchmarks/compare.py --full               larger sizes, and approximate search
     python -P benchmarks/compare.py --only step search   some stages; the page keeps what it has of the others
 
 Results go to `docs/speed.json` after every stage, and as a table into `docs/speed.md`.  Data and weights are generated
@@ -27,7 +27,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tiny", action="store_true", help="a small network: shows that it runs, measures nothing")
     parser.add_argument("--only", nargs="+", metavar="STAGE", default=[], help="these stages alone")
     parser.add_argument("--repetitions", type=int, default=0, help="measured rounds (default: by size)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides (default 1)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="CPU threads of both sides (default: all cores)"
+    )
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "harness-benchmark")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where speed.json and speed.md lie")
     chosen = parser.parse_args(arguments)
@@ -59,7 +61,7 @@ def main(arguments: list[str]) -> int:
         print(f"{name} …", flush=True)
         rows = [{**row.to_dict(), "origin": name, "rounds": sizes.rounds} for row in stage(bench)]
         if not rows:
-            print(f"{name}: skipped, it needs a CUDA device")
+            print(f"{name}: skipped, it needs {'a CUDA device' if name == 'gpu' else '--full'}")
         found[name] = rows
         ordered = [row for part in stages.STAGES for row in found.get(part, [])]
         report.save(target, conditions, ordered)

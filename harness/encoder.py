@@ -32,16 +32,23 @@ class Encoded:
 class Encoder(ABC):
     """A frozen encoder; deterministic, and each value's output must not depend on its batch companions.
 
+    On a GPU, where values go in batches, it may depend on them by rounding.
+
     Attributes:
         batch_size: Values per `encode` call that suits the encoder.
         storage: numpy dtype in which tokens are kept on disk.
+        precision: Of the encoder's products, after `use`; anything but `float32` is part of the features' identity.
     """
 
     batch_size: int = 16
     storage: str = "float16"
+    precision: str = "float32"
 
     def __init__(self, config: EncoderConfig) -> None:
         self.config = config
+
+    def use(self, device: str) -> None:  # noqa: B027 - most encoders have nothing to do
+        """Encodes on a device from now on (`cpu`, `cuda`, …); encoders that know the CPU only stay there."""
 
     @abstractmethod
     def encode(self, values: Sequence[Any]) -> Encoded:

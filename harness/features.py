@@ -1,8 +1,8 @@
 """Feature store: outputs of frozen encoders, computed once, content-addressed and memory-mapped.
 
-The key of a block is (data set fingerprint, modality, encoder name, version, options, weights); a second run
-computes nothing.  Values are encoded and written batch by batch (`harness.blocks`), so memory does not grow with the
-data set and a killed run goes on where it stopped.
+The key of a block is (data set fingerprint, modality, encoder name, version, options, weights, and the precision where
+it is not float32); a second run computes nothing.  Values are encoded and written batch by batch (`harness.blocks`), so
+memory does not grow with the data set and a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -82,14 +82,19 @@ class FeatureStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, table: DataTable, modality: ModalitySpec, name: str, config: EncoderConfig) -> FeatureArray:
+    def get(
+        self, table: DataTable, modality: ModalitySpec, name: str, config: EncoderConfig, device: str = "cpu"
+    ) -> FeatureArray:
         """Features of one modality, from the cache or computed now.
+
+        Where the encoder is less precise on `device` than on the CPU, features that a CPU has stored are preferred.
 
         Args:
             table: The loaded data set.
             modality: Which modality.
             name: Registered name of the encoder.
             config: Its options.
+            device: Where to encode; `auto` is the GPU, or the CPU where there is none.
 
         Raises:
             UsageError: If the encoder does not take this kind of modality, or an option is out of range.
@@ -102,7 +107,8 @@ class FeatureStore:
                 f"set encoders.{modality.name}=…"
             )
         encoder: Encoder = config.implementation()(config)
-        key = {
+        encoder.use(_device(device))
+        key: dict[str, Any] = {
             "store": STORE_VERSION,
             "dataset": table.spec.fingerprint,
             "modality": modality.name,
@@ -111,11 +117,17 @@ class FeatureStore:
             "options": config.to_dict(),
             "weights": encoder.fingerprint(),
         }
-        block = self.folder / table.spec.name / f"{modality.name}-{name}-{digest_of(key, 16)}"
+        block = self._block(table, modality, name, key)
+        if encoder.precision != "float32" and not is_block(block):
+            key["precision"] = encoder.precision
+            block = self._block(table, modality, name, key)
         with locked(block, f"waiting for another process that stores {block.name}"):
             if not is_block(block):
                 self._compute(table, modality, encoder, key, block)
             return FeatureArray(**open_block(block, _PARTS))
+
+    def _block(self, table: DataTable, modality: ModalitySpec, name: str, key: Mapping[str, Any]) -> Path:
+        return self.folder / table.spec.name / f"{modality.name}-{name}-{digest_of(key, 16)}"
 
     def _compute(
         self, table: DataTable, modality: ModalitySpec, encoder: Encoder, key: Mapping[str, Any], block: Path
@@ -144,6 +156,15 @@ class FeatureStore:
         if not len(order):
             writer.add(_nothing(np.dtype(encoder.storage)))
         writer.finish({"key": key})
+
+
+def _device(device: str) -> str:
+    """`auto` resolved."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _order(modality: ModalitySpec, values: Sequence[Any], rows: IntArray) -> IntArray:

@@ -99,15 +99,17 @@ class Workspace:
             self._sources[plugin] = plugin.source_fingerprint()
         return self._sources[plugin]
 
-    def features(self, table: DataTable, encoders: Mapping[str, tuple[str, EncoderConfig]]) -> dict[str, FeatureArray]:
-        """Feature arrays of every modality, from the store or computed now."""
+    def features(
+        self, table: DataTable, encoders: Mapping[str, tuple[str, EncoderConfig]], device: str = "auto"
+    ) -> dict[str, FeatureArray]:
+        """Feature arrays of every modality, from the store or computed now, on `device` if the encoder knows it."""
         store = FeatureStore(self.folders.cache / "features")
         result = {}
         for modality in table.spec.modalities:
             name, config = encoders[modality.name]
-            key = digest_of([table.spec.fingerprint, modality.name, name, config.to_dict()])
+            key = digest_of([table.spec.fingerprint, modality.name, name, config.to_dict(), device])
             if key not in self._features:
-                self._features[key] = store.get(table, modality, name, config)
+                self._features[key] = store.get(table, modality, name, config, device)
             result[modality.name] = self._features[key]
         return result
 
@@ -555,9 +557,9 @@ def cell_features(cell: Cell, workspace: Workspace) -> CellFeatures:
     own = backbone_encoder_names(cell.config, cell.table)
 
     def encoded(table: DataTable) -> dict[str, FeatureArray]:
-        features = workspace.features(table, encoders)
+        features = workspace.features(table, encoders, cell.config.device)
         if own is not None:
-            tokens = workspace.features(table, own)
+            tokens = workspace.features(table, own, cell.config.device)
             features = {name: array.replace_tokens(tokens[name]) for name, array in features.items()}
         return features
 

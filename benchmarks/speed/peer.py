@@ -2,8 +2,9 @@
 
 It does the work that the released code does, in the way it does it: a float32 `.npy` file per sample and modality,
 neighbours turned into nested Python lists and back, pictures squashed and put through transformers' own image processor
-and embedding layer one by one, cosine similarity by broadcasting, 128 text tokens whatever the text's length, padding attended to, eager attention in float32, both
-generators and both prompts for every sample, copies of a neighbour computed once per sample that has it.
+and embedding layer one by one, cosine similarity by broadcasting, 128 text tokens whatever the text's length, padding
+attended to, eager attention in float32, both generators and both prompts for every sample, copies of a neighbour
+computed once per sample that has it.
 `tests/unit/test_speed_comparison.py` holds that its logits are those of `method=redeem method.preset=official`.
 """
 

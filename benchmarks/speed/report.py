@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 START, END = "<!-- table: start -->", "<!-- table: end -->"
-HEADER = ("what", "released cost", "harness", "ratio", "on the clock", "target", "")
+HEADER = ("what", "released cost", "harness", "ratio", "on the clock", "of the processor", "target", "")
 
 
 def machine() -> dict[str, Any]:
@@ -63,12 +63,15 @@ def update(page: Path, table: str) -> None:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     what = f"{row['what']} ({row['note']})" if row["note"] else row["what"]
     bound = "≤" if row["at_most"] else "≥"
+    clock = row["clock"]
+    both = {clock: row["ratio"], not clock: row["other_ratio"]} if clock is not None else {}
+    ratio = "" if row["ratio"] is None else number(row["ratio"])
     return [
         what,
         "" if row["peer"] is None else quantity(row["peer"], row["unit"]),
         quantity(row["ours"], row["unit"]),
-        "" if row["ratio"] is None else number(row["ratio"]),
-        "" if row["clock_ratio"] is None else number(row["clock_ratio"]),
+        f"**{ratio}**" if ratio and row["target"] is not None else ratio,
+        *("" if both.get(kind) is None else number(both[kind]) for kind in (True, False)),
         "" if row["target"] is None else f"{bound} {number(row['target'])}",
         {True: "met", False: "missed", None: ""}[row["met"]],
     ]

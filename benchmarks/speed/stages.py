@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from harness.retrieval import MemoryBank
 from harness.trainer import Trainer
 from harness.types import Batch, DataTable
 from speed import data, ours, peer
-from speed.measure import PeakMemory, Timing, interleave, operations, product
+from speed.measure import PeakMemory, Timing, interleave, on_the_clock, operations, product
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Sizes:
         key_width: Width of the search keys.
         growth_samples: Sizes of the data set from which batches are gathered.
         growth_items: Sizes of the searched memory; a smaller one lies in the processor's cache.
+        approximate: Size of a memory that is searched approximately, 0 for none.
     """
 
     shape: data.Shape = field(default_factory=data.Shape)
@@ -56,7 +58,8 @@ class Sizes:
     search_block: int = peer.BLOCK
     key_width: int = 768
     growth_samples: tuple[int, ...] = (1_000, 10_000, 60_000)
-    growth_items: tuple[int, ...] = (10_000, 30_000, 100_000)
+    growth_items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    approximate: int = 0
 
 
 QUICK = Sizes(rounds=2)
@@ -65,7 +68,7 @@ FULL = Sizes(
     rounds=5,
     bank_samples=200,
     epoch=(64, 4, 8),
-    growth_items=(10_000, 100_000, 1_000_000),
+    approximate=1_000_000,
 )
 TINY = Sizes(
     shape=data.Shape(32, 2, 4, 48, 64, 200),
@@ -81,6 +84,7 @@ TINY = Sizes(
     key_width=16,
     growth_samples=(10, 20),
     growth_items=(50, 100),
+    approximate=10_000,
 )
 
 
@@ -94,9 +98,10 @@ class Row:
         unit: Of `peer` and `ours`.
         peer: The re-stated pipeline; None where only we were measured.
         ours: The harness.
-        ratio: How many times better ours is, in CPU seconds or bytes; None where there is no peer.
+        ratio: How many times better ours is; None where there is no peer.
         target: What the ratio, or `ours`, should be at least (`at_most`: at most).
-        clock_ratio: The ratio of seconds on the clock.
+        clock: Whether seconds are those on the clock (the machine was idle), not of the processor; None for no times.
+        other_ratio: The ratio of the other kind of seconds.
         at_most: Direction of the target.
         note: Conditions of this line.
     """
@@ -108,7 +113,8 @@ class Row:
     peer: float | None = None
     ratio: float | None = None
     target: float | None = None
-    clock_ratio: float | None = None
+    clock: bool | None = None
+    other_ratio: float | None = None
     at_most: bool = False
     note: str = ""
 
@@ -126,8 +132,10 @@ class Row:
 
 def compared(stage: str, what: str, peer: Timing, ours: Timing, target: float | None, note: str = "") -> Row:
     """A line of two timings."""
-    wall = float(np.median(peer.wall) / np.median(ours.wall))
-    return Row(stage, what, "s", ours.seconds, peer.seconds, peer.seconds / ours.seconds, target, wall, note=note)
+    clock = on_the_clock(peer, ours)
+    theirs, own = peer.median(clock), ours.median(clock)
+    other = peer.median(not clock) / ours.median(not clock)
+    return Row(stage, what, "s", own, theirs, theirs / own, target, clock, other, note=note)
 
 
 class Bench:
@@ -248,17 +256,16 @@ def bank(bench: Bench) -> Iterator[Row]:
     yield Row(
         "bank", "bytes per sample", "B", own, theirs, own / theirs, 0.27, at_most=True, note="ratio: ours over peer"
     )
-    per_sample = [Timing(*([value / count for value in part] for part in (timings["peer"].cpu, timings["peer"].wall)))]
     start, whole = timings["start"], timings["ours"]
-    per_sample.append(
-        Timing(
-            *(
-                [max(late - early, 1e-9) / (count - 2) for early, late in zip(*both, strict=True)]
-                for both in ((start.cpu, whole.cpu), (start.wall, whole.wall))
-            )
-        )
+    own_sample = Timing(
+        [max(late - early, 1e-9) / (count - 2) for early, late in zip(start.cpu, whole.cpu, strict=True)],
+        [max(late - early, 1e-9) / (count - 2) for early, late in zip(start.wall, whole.wall, strict=True)],
+        whole.others,
     )
-    yield compared("bank", "building a sample", *per_sample, 3.0, "without reading the weights, on both sides")
+    their_sample = timings["peer"].map(lambda seconds: seconds / count)
+    yield compared(
+        "bank", "building a sample", their_sample, own_sample, 3.0, "without reading the weights, on both sides"
+    )
 
 
 def search(bench: Bench) -> Iterator[Row]:
@@ -288,8 +295,7 @@ def search(bench: Bench) -> Iterator[Row]:
     exact.fill_diagonal_(-2.0)  # nobody is a neighbour of itself
     same = float((found[0][: len(asked)] == exact.topk(k, dim=1).indices).float().mean())
     blocks = sizes.search / sizes.search_block
-    block = timings["peer"]
-    whole = Timing([value * blocks for value in block.cpu], [value * blocks for value in block.wall])
+    whole = timings["peer"].map(lambda seconds: seconds * blocks)
     yield compared(
         "search",
         f"top-{k}, {sizes.search:,} x {sizes.search:,}, {sizes.key_width}-d",
@@ -322,20 +328,24 @@ def step(bench: Bench) -> Iterator[Row]:
         }
         timings = interleave(sides, bench.sizes.rounds)
         what = f"REDEEM {name}, {len(batch)} samples"
-        yield compared("step", f"{what}, bf16", timings["peer"], timings["bf16"], target)
+        counted = f"peer: {operations(sides['peer']) / 1e9:.0f} GFLOP, ours: {operations(sides['bf16']) / 1e9:.0f}"
+        yield compared("step", f"{what}, bf16", timings["peer"], timings["bf16"], target, counted)
         yield compared("step", f"{what}, fp32", timings["peer"], timings["fp32"], None)
         note = "preset=official: padding attended to, as released"
         yield compared("step", f"{what}, bf16, official", timings["peer"], timings["official"], None, note)
         for dtype, side in ((torch.bfloat16, "bf16"), (torch.float32, "fp32")):
-            machine = products[dtype][1] / timings[str(dtype)].seconds
-            reached = operations(sides[side]) / timings[side].seconds
+            clock = on_the_clock(timings[str(dtype)], timings[side])
+            machine = products[dtype][1] / timings[str(dtype)].median(clock)
+            done = operations(sides[side])
+            reached = done / timings[side].median(clock)
             yield Row(
                 "step",
                 f"{what}, {side}: share of the matmul rate",
                 "share",
                 reached / machine,
                 target=0.7 if side == "bf16" else None,
-                note=f"a single product of that size: {machine / 1e9:.0f} GFLOP/s",
+                clock=clock,
+                note=f"{done / 1e9:.0f} GFLOP; a single product of that size: {machine / 1e9:.0f} GFLOP/s",
             )
 
 
@@ -389,7 +399,7 @@ def growth(bench: Bench) -> Iterator[Row]:
             # Read once before, so that pages come from memory at every size: no disk is measured, and no hole filled.
             view.batch(rows)
             timing.add(partial(view.batch, rows))
-        per_sample = timing.seconds / width
+        per_sample = timing.median(clock=False) / width
         small = small or per_sample
         what = f"gathering a sample out of {count:,}"
         ratio = per_sample / small
@@ -397,16 +407,35 @@ def growth(bench: Bench) -> Iterator[Row]:
     shutil.rmtree(folder)
     first = 0.0
     for count in sizes.growth_items:
-        bank = MemoryBank.build(key_view(bench, unit_vectors(count, sizes.key_width, 0)))
-        queries = key_view(bench, unit_vectors(64 * (1 + sizes.rounds), sizes.key_width, 1), "query")
-        timing = Timing()
-        for start in range(0, len(queries), 64):
-            batch = queries.batch(range(start, start + 64))
-            timing.add(partial(bank.neighbours, batch, 20, channel="image"))
-        per_item = timing.seconds / 64 / count
+        with stored_keys(bench, count) as view:
+            bank = MemoryBank.build(view)
+            timing = queried(bench, bank, count)
+        per_item = timing.median(clock=False) / QUERIES / count
         first = first or per_item
         what, note = f"a query among {count:,}, per item", "ratio to the first; 1 is linear"
         yield Row("growth", what, "s", per_item, ratio=per_item / first, target=1.5, at_most=True, note=note)
+
+
+def approximate(bench: Bench) -> Iterator[Row]:
+    """Search by inverted file beside exact search, in a memory with clusters."""
+    count, built = bench.sizes.approximate, {}
+    if not count:
+        return
+    with stored_keys(bench, count) as view:
+        for backend in ("faiss", "faiss_ivf"):
+            building = Timing()
+            bank = MemoryBank.build(view, backend=backend)
+            building.add(partial(bank.neighbours, key_queries(bench, 1).batch(range(1)), 20, channel="image"))
+            built[backend] = building, queried(bench, bank, count), found_by(bench, bank)
+            del bank
+    exact, inverted = built["faiss"], built["faiss_ivf"]
+    what = f"retrieval.backend=faiss_ivf among {count:,}, beside exact search"
+    yield compared("growth", f"{what}: {QUERIES} queries", exact[1], inverted[1], None)
+    yield compared("growth", f"{what}: building the index", exact[0], inverted[0], None)
+    shared = [len(np.intersect1d(*pair)) / 20 for pair in zip(exact[2], inverted[2], strict=True)]
+    yield Row(
+        "growth", f"{what}: true neighbours found", "share", float(np.mean(shared)), note="keys in 1,000 clusters"
+    )
 
 
 def gpu(bench: Bench) -> Iterator[Row]:
@@ -435,6 +464,7 @@ STAGES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "step": step,
     "epoch": epoch,
     "growth": growth,
+    "approximate": approximate,
     "gpu": gpu,
 }
 
@@ -501,6 +531,56 @@ def our_step(method: Method, batch: Batch, training: bool, dtype: torch.dtype) -
 def unit_vectors(count: int, width: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     vectors = np.random.default_rng(seed).standard_normal((count, width), dtype=np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+QUERIES = 64
+
+
+def clustered(count: int, width: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Unit vectors around 1,000 centres, which are the same for every seed."""
+    generator = np.random.default_rng(seed)
+    centres = np.random.default_rng(7).standard_normal((1000, width), dtype=np.float32)
+    vectors = centres[generator.integers(0, 1000, count)] + generator.standard_normal((count, width), dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@contextmanager
+def stored_keys(bench: Bench, count: int) -> Iterator[ObservedDataset]:
+    """Samples that are nothing but their key, which lies in a memory-mapped file as in a feature store."""
+    width, file = bench.sizes.key_width, bench.folder / f"keys-{count}.npy"
+    keys = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(count, width))
+    for number, start in enumerate(range(0, count, 50_000)):
+        stop = min(start + 50_000, count)
+        keys[start:stop] = clustered(stop - start, width, number)
+    del keys
+    try:
+        yield key_view(bench, np.load(file, mmap_mode="r"))
+    finally:
+        file.unlink()
+
+
+def key_queries(bench: Bench, count: int) -> ObservedDataset:
+    """New samples from the same clusters."""
+    return key_view(bench, clustered(count, bench.sizes.key_width, 10**6), "query")
+
+
+def queried(bench: Bench, bank: MemoryBank, count: int) -> Timing:
+    """Rounds of `QUERIES` queries, the index being there."""
+    rounds, timing = bench.sizes.rounds, Timing()
+    queries = key_queries(bench, QUERIES * (1 + rounds))
+    k = min(20, count - 1)
+    bank.neighbours(queries.batch(range(QUERIES)), k, channel="image")
+    for start in range(QUERIES, len(queries), QUERIES):
+        batch = queries.batch(range(start, start + QUERIES))
+        timing.add(partial(bank.neighbours, batch, k, channel="image"))
+    return timing
+
+
+def found_by(bench: Bench, bank: MemoryBank) -> list[list[int]]:
+    """Neighbours of the first queries."""
+    batch = key_queries(bench, QUERIES).batch(range(QUERIES))
+    found: list[list[int]] = bank.neighbours(batch, 20, channel="image").index.tolist()
+    return found
 
 
 def key_view(bench: Bench, keys: np.ndarray[Any, np.dtype[np.float32]], prefix: str = "item") -> ObservedDataset:

@@ -83,6 +83,34 @@ def test_values_do_not_depend_on_their_companions(folder: Path) -> None:
         np.testing.assert_array_equal(together.pooled[1], alone.pooled[0])
 
 
+@pytest.mark.parametrize("feature", ["library", "bag_of_words"])
+@pytest.mark.parametrize("values", [["a red dog", "cat", "a cat sits", ""], pictures(3)], ids=["text", "image"])
+def test_a_batch_gives_what_single_values_give(folder: Path, values: list[Any], feature: str) -> None:
+    """As on a GPU: all values at once, shorter texts padded.  In bf16 (8 bits) vectors keep their direction."""
+    one = encoder(folder, text_feature=feature)
+    single = one.encode(values)
+    for precision, tolerance in (("float32", 1e-5), ("bfloat16", 0.03)):
+        one.precision = precision
+        batch = one._batch(one._tower(values[0]), values)
+        assert [len(tokens) for tokens, _ in batch] == single.mask.sum(1).tolist()
+        for row, (tokens, pooled) in enumerate(batch):
+            assert tokens.dtype == pooled.dtype == np.float32
+            scale = np.abs(single.tokens[row]).max()
+            np.testing.assert_allclose(tokens, single.tokens[row][: len(tokens)], atol=tolerance * scale)
+            np.testing.assert_allclose(pooled, single.pooled[row], atol=tolerance * np.abs(single.pooled[row]).max())
+            cosine = pooled @ single.pooled[row] / np.linalg.norm(pooled) / np.linalg.norm(single.pooled[row])
+            assert cosine > 0.999
+
+
+def test_a_gpu_with_bf16_is_used_in_bf16(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for native, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        gpu, cpu = encoder(folder), encoder(folder)
+        gpu.use("cuda")
+        cpu.use("cpu")
+        assert (gpu.precision, cpu.precision) == (precision, "float32")
+
+
 def test_long_texts_are_cut(folder: Path) -> None:
     output = encoder(folder).encode(["a red dog sits a red cat sits"])
     assert output.tokens.shape[1] == LENGTH

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import tracemalloc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 
 from harness.config import EncoderConfig
+from harness.dataset import LazySequence
 from harness.datasets.synthetic import SyntheticConfig
 from harness.encoder import Encoded, Encoder, pad_tokens
 from harness.errors import DataError, UsageError
@@ -48,6 +51,22 @@ class CountingEncoder(Encoder):
         assert isinstance(self.config, CountingConfig)
         tokens, mask = pad_tokens([np.atleast_2d(value) * self.config.scale for value in values])
         return Encoded(tokens, mask, tokens.sum(axis=1).astype(np.float32))
+
+
+@dataclass
+class MeanConfig(EncoderConfig):
+    target: ClassVar[str] = f"{__name__}:MeanEncoder"
+    kinds: ClassVar[tuple[str, ...]] = ("image",)
+
+    @classmethod
+    def implementation(cls) -> Any:
+        return MeanEncoder
+
+
+class MeanEncoder(Encoder):
+    def encode(self, values: Sequence[Any]) -> Encoded:
+        pooled = np.array([[value.mean()] for value in values], dtype=np.float32)
+        return Encoded(pooled[:, None], np.ones((len(values), 1), dtype=np.bool_), pooled)
 
 
 @pytest.fixture
@@ -98,6 +117,46 @@ def test_key_changes(table: DataTable, tmp_path: Path, change: str) -> None:
         CountingConfig(scale=2.0) if change == "option" else CountingConfig(),
     )
     assert len(_encoded) == 2 * before
+
+
+def test_precision_of_a_device_is_part_of_the_key(
+    table: DataTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's rounded features never stand for a CPU's; a CPU's are good enough for a GPU."""
+
+    def use(self: Encoder, device: str) -> None:
+        self.precision = "bfloat16" if device == "cuda" else "float32"
+
+    monkeypatch.setattr(CountingEncoder, "use", use)
+    store, modality = FeatureStore(tmp_path), table.spec.modalities[0]
+
+    def computed(device: str) -> int:
+        _encoded.clear()
+        store.get(table, modality, "counting", CountingConfig(), device)
+        return sum(_encoded)
+
+    assert [computed(device) for device in ("cuda", "cuda", "cpu", "cuda", "cpu")] == [40, 0, 40, 0, 0]
+    assert len(list(tmp_path.glob("*/a-counting-*[0-9a-f]"))) == 2
+    shutil.rmtree(tmp_path)
+    assert [computed(device) for device in ("cpu", "cuda")] == [40, 0]
+    assert len(list(tmp_path.glob("*/a-counting-*[0-9a-f]"))) == 1
+
+
+def test_pictures_are_read_by_several_threads_and_land_on_their_rows(table: DataTable, tmp_path: Path) -> None:
+    def picture(row: int) -> np.ndarray[Any, Any]:
+        readers.add(threading.get_ident())
+        return np.full((4, 5, 3), row, dtype=np.uint8)
+
+    readers: set[int] = set()
+    pictures = LazySequence(picture, len(table.ids))
+    modality = replace(table.spec.modalities[0], kind="image", shape=None)
+    images = replace(table, values={**table.values, modality.name: pictures})
+    features = FeatureStore(tmp_path).get(images, modality, "mean", MeanConfig())
+    np.testing.assert_array_equal(features.pooled[:, 0], np.arange(len(table.ids)))
+    assert features.digest.tolist() == [content_digest(picture(row)) for row in range(len(table.ids))]
+    readers.clear()
+    FeatureStore(tmp_path / "other").get(images, modality, "mean", MeanConfig())
+    assert threading.get_ident() not in readers
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "meta"])
@@ -160,6 +219,7 @@ WORKER = """
 import os, signal, sys, time
 from pathlib import Path
 from harness import blocks
+from harness.dataset import LazySequence
 from harness.datasets.synthetic import SyntheticConfig
 from harness.features import FeatureStore
 import test_features as module

@@ -203,6 +203,20 @@ def test_two_processes_compute_what_one_does_and_one_writes(homes: Homes) -> Non
     same(in_one(homes("one"), *options), outcome)
 
 
+@pytest.mark.slow
+def test_accelerate_launch_starts_two_processes_on_a_cpu(homes: Homes) -> None:
+    """By the launcher for several GPUs, which is told `device=cpu`; with `--cpu` it starts one."""
+    home = homes("launched")
+    command = [sys.executable, "-P", "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", "0", "-m", "harness", "run", *options(home, "method=mean_fill")]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = run_cells(compose(options(home, "method=mean_fill")))[0]
+    assert found.record.environment["processes"] == 2
+    same(in_one(homes("one"), "method=mean_fill"), found)
+
+
 def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path: Path, homes: Homes) -> None:
     """Process 1 is gone in the second epoch: nothing is recorded, the first epoch stays, one process ends the run."""
     plugin, home = tmp_path / "fails.py", homes("home")

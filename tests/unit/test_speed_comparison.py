@@ -15,7 +15,7 @@ import torch
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-from speed import data, peer, report, stages  # noqa: E402
+from speed import data, measure, peer, report, stages  # noqa: E402
 from speed.measure import Timing, interleave, operations  # noqa: E402
 
 
@@ -109,8 +109,34 @@ def test_sides_take_turns() -> None:
     timings = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2, warm=1)
     assert "".join(calls) == "ababab"
     assert [len(timing.cpu) for timing in timings.values()] == [2, 2]
-    row = stages.compared("s", "w", Timing([4.0, 2.0, 9.0], [8.0]), Timing([1.0], [1.0]), target=5.0)
-    assert (row.ratio, row.clock_ratio, row.met) == (4.0, 8.0, False)
+
+
+def test_the_clock_counts_where_the_machine_is_idle() -> None:
+    def row(busy: float) -> stages.Row:
+        slow, fast = Timing([4.0, 2.0, 9.0], [8.0], [0.0, 0.9, 0.0]), Timing([1.0], [1.0], [busy])
+        return stages.compared("s", "w", slow, fast, target=5.0)
+
+    idle, shared = row(0.01), row(0.3)
+    assert (idle.clock, idle.ratio, idle.other_ratio, idle.met) == (True, 8.0, 4.0, True)
+    assert (shared.clock, shared.ratio, shared.other_ratio, shared.met) == (False, 4.0, 8.0, False)
+    half = Timing([4.0], [8.0], [0.0]).map(lambda seconds: seconds / 2)
+    assert (half.cpu, half.wall, half.idle) == ([2.0], [4.0], True)
+
+
+def test_what_others_compute_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two cores and one second: half a second was ours, half somebody else's, one idle."""
+    busy, wall, own = iter([7.0, 8.0]), iter([100.0, 101.0]), iter([3.0, 3.5])
+    monkeypatch.setattr(measure, "_busy", lambda: next(busy))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(wall))
+    monkeypatch.setattr(measure.time, "process_time", lambda: next(own))
+    monkeypatch.setattr(measure.psutil, "cpu_count", lambda: 2)
+    timing = Timing()
+    timing.add(lambda: None)
+    assert (timing.cpu, timing.wall, timing.others) == ([0.5], [1.0], [0.25])
+    assert not timing.idle
+
+
+def test_a_target_is_met_from_its_side() -> None:
     assert stages.Row("s", "w", "B", 20.0, 100.0, 0.2, 0.27, at_most=True).met
     assert stages.Row("s", "w", "B", 20.0).met is None
 
@@ -123,15 +149,15 @@ def test_operations_count_forward_and_backward() -> None:
 
 def test_table_and_page(tmp_path: Path) -> None:
     rows = [
-        stages.Row("step", "eval", "s", 0.5, 3.0, 6.0, 5.0, 5.5, note="bf16").to_dict(),
+        stages.Row("step", "eval", "s", 0.5, 3.0, 6.0, 5.0, True, 5.5, note="bf16").to_dict(),
         stages.Row("bank", "bytes", "B", 223_000.0, 838_912.0, 0.266, 0.27, at_most=True).to_dict(),
         stages.Row("step", "rate", "share", 0.61, target=0.7).to_dict(),
     ]
     table = report.markdown({"cores": 2, "gpu": None}, [{**row, "rounds": 3} for row in rows])
     assert table.startswith("Measured with cores: 2.\n")
-    assert "| eval (bf16) | 3 s | 500 ms | 6 | 5.5 | ≥ 5 | met |" in table
-    assert "| rate |  | 0.61 |  |  | ≥ 0.7 | missed |" in table
-    assert "| bytes | 839 kB | 223 kB | 0.266 |  | ≤ 0.27 | met |" in table
+    assert "| eval (bf16) | 3 s | 500 ms | **6** | 6 | 5.5 | ≥ 5 | met |" in table
+    assert "| rate |  | 0.61 |  |  |  | ≥ 0.7 | missed |" in table
+    assert "| bytes | 839 kB | 223 kB | **0.266** |  |  | ≤ 0.27 | met |" in table
     assert table.index("### Step") < table.index("rate") < table.index("### Bank")
 
     page = tmp_path / "speed.md"
@@ -171,13 +197,15 @@ def test_every_stage_runs_and_is_written_down(tmp_path: Path) -> None:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("highest")
     origins = {row["origin"] for row in saved["rows"]}
-    assert origins == {"load", "bank", "search", "step", "epoch", "growth"} | ({"gpu"} & origins)
+    assert origins == {"load", "bank", "search", "step", "epoch", "growth", "approximate"} | ({"gpu"} & origins)
     assert all(np.isfinite(row["ours"]) and row["ours"] >= 0 for row in saved["rows"])
     stored = next(row for row in saved["rows"] if row["what"] == "bytes per sample")
     # Two bytes a number: 4 patches of width 32 with their mask, 24 token ids with theirs; files have a header.
     assert 2 * (4 * 32 + 24) + 4 + 24 < stored["ours"] < stored["peer"] == 4 * 32 * (24 + 5) + 2 * 128
     exact = next(row for row in saved["rows"] if row["what"].startswith("ranks equal"))
     assert exact["ours"] == 1.0
+    found = next(row for row in saved["rows"] if "true neighbours" in row["what"])
+    assert 0.5 < found["ours"] <= 1.0
     # Stages that were not measured again are kept.
     assert {row["origin"] for row in json.loads((docs / "speed.json").read_text())["rows"]} == origins
     assert "### Step" in (docs / "speed.md").read_text()

@@ -24,15 +24,16 @@ from harness.types import FloatArray
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 _STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
-#: One value in, its tokens `[L, D]` and pooled vector `[D]` out.
-Encode = Callable[[Any], tuple[FloatArray, FloatArray]]
+#: Values in; of each its tokens `[L, D]` and pooled vector `[D]` out.
+Encode = Callable[[Sequence[Any]], list[tuple[FloatArray, FloatArray]]]
 
 
 class ClipEncoder(Encoder):
     """Pooled: CLIP's projected text or image feature; tokens: the last hidden states of the same tower, projected.
 
-    Values go through the network one by one, so that the output for a value is bit-identical whatever else is
-    encoded with it.  Only the tower that is asked for is loaded.
+    On the CPU values go through the network one by one in float32, so that the output for a value is bit-identical
+    whatever else is encoded with it.  On a GPU they go in batches, and products are in bf16 where the GPU has it: the
+    output then depends on its companions by rounding.  Only the tower that is asked for is loaded.
     """
 
     batch_size = 32
@@ -43,6 +44,14 @@ class ClipEncoder(Encoder):
         self._options = config
         self._source = Pretrained("CLIP", config.weights, "encoder_options.clip_vit_l14_336", config.allow_download)
         self._towers: dict[type, Encode] = {}
+        self._device = torch.device("cpu")
+
+    def use(self, device: str) -> None:
+        """Encodes on a device from now on; in bf16 if it is a GPU that has it."""
+        self._device = torch.device(device)
+        self._towers.clear()
+        if self._device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+            self.precision = "bfloat16"
 
     def fingerprint(self) -> str:
         """sha256 over the weight and tokenizer files, where they are already here; else the hub id."""
@@ -62,9 +71,19 @@ class ClipEncoder(Encoder):
         Raises:
             DataError: If the weights are not there, or a value is neither.
         """
-        outputs = map_one_by_one(self._tower(values[0]), values)
+        tower = self._tower(values[0])
+        if self._device.type == "cpu":
+            outputs = map_one_by_one(lambda value: tower([value])[0], values)
+        else:
+            outputs = self._batch(tower, values)
         tokens, mask = pad_tokens([sequence for sequence, _ in outputs])
         return Encoded(tokens, mask, np.stack([vector for _, vector in outputs]))
+
+    @torch.inference_mode()
+    def _batch(self, tower: Encode, values: Sequence[Any]) -> list[tuple[FloatArray, FloatArray]]:
+        """All values at once; the residual stream stays in float32."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return tower(values)
 
     def _tower(self, value: Any) -> Encode:
         kind = str if isinstance(value, str) else np.ndarray
@@ -77,7 +96,7 @@ class ClipEncoder(Encoder):
 
         with torch.random.fork_rng(devices=[]):
             network = self._source.load_model(CLIPTextModelWithProjection, dtype=torch.float32)
-        network.eval().requires_grad_(False)
+        network.eval().requires_grad_(False).to(self._device)
         tokenizer = self._source.load(AutoTokenizer)
         words, length = network.config.vocab_size, network.config.max_position_embeddings
         if len(tokenizer) != words:
@@ -87,40 +106,55 @@ class ClipEncoder(Encoder):
             )
         released = self._options.text_feature == "bag_of_words"
 
-        def one(value: Any) -> tuple[FloatArray, FloatArray]:
-            if not isinstance(value, str):
-                raise DataError(f"encoder clip_vit_l14_336 was given text and {type(value).__name__} in one modality.")
-            padding = "max_length" if released else False
-            ids = tokenizer(value, padding=padding, truncation=True, max_length=length, return_tensors="pt")[
-                "input_ids"
-            ]
+        def encode(values: Sequence[Any]) -> list[tuple[FloatArray, FloatArray]]:
+            for value in values:
+                if not isinstance(value, str):
+                    raise DataError(
+                        f"encoder clip_vit_l14_336 was given text and {type(value).__name__} in one modality."
+                    )
+            padding = "max_length" if released else len(values) > 1
+            encoded = tokenizer(list(values), padding=padding, truncation=True, max_length=length, return_tensors="pt")
+            ids, real = encoded["input_ids"].to(self._device), encoded["attention_mask"]
             if released:
                 hidden = _bag_of_words(network, ids)
-                pooled = hidden[0, -1]
+                pooled, sizes = hidden[:, -1], [length] * len(ids)
             else:
-                output = network(input_ids=ids)
-                hidden, pooled = network.text_projection(output.last_hidden_state), output.text_embeds[0]
-            return hidden[0].numpy(), pooled.numpy()
+                output = network(input_ids=ids, attention_mask=None if real.all() else real.to(self._device))
+                hidden, pooled = network.text_projection(output.last_hidden_state), output.text_embeds
+                sizes = real.sum(1).tolist()
+            tokens = (row[:size] for row, size in zip(_floats(hidden), sizes, strict=True))
+            return list(zip(tokens, _floats(pooled), strict=True))
 
-        return one
+        return encode
 
     def _image(self) -> Encode:
         from transformers import CLIPVisionModelWithProjection
 
         with torch.random.fork_rng(devices=[]):
             network = self._source.load_model(CLIPVisionModelWithProjection, dtype=torch.float32)
-        network.eval().requires_grad_(False)
+        network.eval().requires_grad_(False).to(self._device)
         size, grid = int(network.config.image_size), self._options.grid
         side = size // int(network.config.patch_size)
 
-        def one(value: Any) -> tuple[FloatArray, FloatArray]:
-            output = network(pixel_values=torch.from_numpy(prepare_picture(value, size)).permute(2, 0, 1)[None])
+        def encode(values: Sequence[Any]) -> list[tuple[FloatArray, FloatArray]]:
+            if len(values) == 1:
+                pictures = [prepare_picture(values[0], size)]
+            else:
+                pictures = map_one_by_one(lambda value: prepare_picture(value, size), values)
+            pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(self._device)
+            output = network(pixel_values=pixels)
             hidden = network.vision_model.post_layernorm(output.last_hidden_state[:, 1:])
-            patches = network.visual_projection(hidden)[0].T.reshape(-1, side, side)
-            cells = adaptive_avg_pool2d(patches, grid).flatten(1).T
-            return cells.contiguous().numpy(), output.image_embeds[0].numpy()
+            patches = network.visual_projection(hidden).transpose(1, 2).unflatten(2, (side, side))
+            cells = adaptive_avg_pool2d(patches.float(), grid).flatten(2).transpose(1, 2)
+            return list(zip(_floats(cells), _floats(output.image_embeds), strict=True))
 
-        return one
+        return encode
+
+
+def _floats(values: Tensor) -> FloatArray:
+    """As float32 in memory of its own."""
+    result: FloatArray = values.float().contiguous().cpu().numpy()
+    return result
 
 
 def _bag_of_words(network: Any, ids: Tensor) -> Tensor:
