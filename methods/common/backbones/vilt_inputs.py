@@ -145,8 +145,8 @@ class ViltPatchEncoder(ViltImageEncoder):
 
 def _bf16_or_wider() -> torch.dtype:
     """bf16 where the processor multiplies it, else float32: there bf16 would be emulated, and slower by far."""
-    native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+    native = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)  # not in every build of torch
+    return torch.bfloat16 if native() else torch.float32
 
 
 def _empty(count: int) -> FloatArray:
