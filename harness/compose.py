@@ -20,6 +20,7 @@ from harness.errors import UsageError
 from harness.plugin import PluginConfig
 from harness.protocol import join_names, parse_protocol
 from harness.registry import Registry
+from harness.system_metrics import require_monitors
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -79,6 +80,8 @@ def compose(overrides: Sequence[str], known: _Known[RunConfig] | None = None) ->
         for encoder, options in config.encoder_options.items():
             encoder_config(encoder, options)
         config.validate()
+        if config.tracking.system_metrics:
+            require_monitors()
     return configs
 
 

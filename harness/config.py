@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -201,11 +202,23 @@ class TrackingConfig:
         uri: Empty means `$MLFLOW_TRACKING_URI`, else `sqlite:///<home>/mlflow.db`.
         experiment: Empty means `harness/<data set>`.
         checkpoint: Whether the best weights are logged as an artifact.
+        sweep: Name of the sweep below which a run is nested; empty means none for `harness run`, and a name made of
+            the cells for a sweep.
+        system_metrics: Whether load and memory of the machine are sampled and logged (extra `monitor`).
     """
 
     uri: str = ""
     experiment: str = ""
     checkpoint: bool = True
+    sweep: str = ""
+    system_metrics: bool = False
+
+    def validate(self) -> None:
+        """Checks the name of a sweep; raises `UsageError`."""
+        if not re.fullmatch(r"[\w .:+*/-]{0,100}", self.sweep):
+            raise UsageError(
+                f"tracking.sweep={self.sweep!r}: a name has at most 100 letters, digits, spaces and . : + * / - _"
+            )
 
 
 @dataclass
@@ -253,7 +266,7 @@ class RunConfig:
         """Checks every part; raises `UsageError`."""
         check_choice("run", "supervision", self.supervision, ("observed", "complete"))
         check_choice("run", "overwrite", self.overwrite, ("never", "failed", "always"))
-        for part in (self.trainer, self.retrieval, self.method, self.dataset, self.backbone):
+        for part in (self.trainer, self.retrieval, self.tracking, self.method, self.dataset, self.backbone):
             part.validate()
         for option in ("mask_seed", "train_seed", "eval_seed"):
             if getattr(self, option) < 0:

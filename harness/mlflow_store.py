@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import TrackingError
 from harness.files import Folders, ensure_folder, locked
 from harness.record import RunRecord
+from harness.system_metrics import SYSTEM_METRICS_FILE, read_samples
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
     from mlflow.tracking import MlflowClient
 
 RUN_ID = "harness.run_id"
@@ -179,12 +180,17 @@ def ensure_experiment(client: MlflowClient, uri: str, name: str, folders: Folder
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
+        # The kind decides which view MLflow's pages open: the table of runs.
+        tags = {
+            "mlflow.experimentKind": "custom_model_development",
+            "mlflow.note.content": "Runs of missing-modality-harness; a run's page says what was run and its score.",
+        }
         location = None
         if not is_remote(uri) and not uri.startswith("databricks"):
             local = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else folders.home
             location = (artifact_root(local) / re.sub(r"[^\w.-]+", "-", name)).as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=tags))
         except MlflowException:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
@@ -310,7 +316,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _milliseconds(timestamp: str) -> int | None:
+def milliseconds(timestamp: str) -> int | None:
+    """An ISO time as MLflow counts; None if it is no time."""
     try:
         return int(datetime.fromisoformat(timestamp).timestamp() * 1000)
     except ValueError:
@@ -322,7 +329,45 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         yield items[start : start + size]
 
 
-def send(client: MlflowClient, experiment: str, record: RunRecord, files: Path, token: str) -> str:
+def user_tags() -> dict[str, str]:
+    """Who writes, where the system knows it."""
+    with contextlib.suppress(OSError, KeyError, ImportError):
+        return {"mlflow.user": getpass.getuser()}
+    return {}
+
+
+def _source_tags(record: RunRecord) -> dict[str, str]:
+    """What MLflow shows as source and version."""
+    commit = (record.environment.get("git") or {}).get("commit")
+    return {"mlflow.source.name": "harness", "mlflow.source.type": "LOCAL"} | (
+        {"mlflow.source.git.commit": str(commit)} if commit else {}
+    )
+
+
+def _data_input(record: RunRecord) -> DatasetInput:
+    """The data set with the mask that it was seen under as context, and the sizes of its splits."""
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    data, protocol = record.dataset, record.protocol
+    source = CodeDatasetSource(tags={})
+    sizes = {str(name): int(count) for name, count in data.get("splits", {}).items()}
+    profile = {"num_rows": sum(sizes.values()), **sizes, "version": str(data.get("version", ""))}
+    entity = Dataset(
+        str(data.get("name", "data")),
+        # MLflow allows 36 characters for a digest; the whole fingerprint is a tag and in the record.
+        str(data.get("fingerprint", ""))[:32] or "unknown",
+        source._get_source_type(),
+        source.to_json(),
+        profile=json.dumps(profile),
+    )
+    context = f"{protocol.get('name', '')} · mask {str(protocol.get('mask_fingerprint', ''))[:16]}"
+    return DatasetInput(entity, [InputTag("mlflow.data.context", context[:500])])
+
+
+def send(
+    client: MlflowClient, experiment: str, record: RunRecord, files: Path, token: str, nesting: Mapping[str, str]
+) -> str:
     """Writes one ended run to MLflow; safe to repeat with the same token.
 
     Args:
@@ -331,13 +376,12 @@ def send(client: MlflowClient, experiment: str, record: RunRecord, files: Path, 
         record: The record; it is also `files/record.json`.
         files: Folder whose content becomes the run's artifacts.
         token: Names this delivery: a complete run with it is not written again, a half-written one is removed.
+        nesting: Tags that put the run below a parent; empty for none.
 
     Returns:
         The MLflow run id.
     """
-    from mlflow.data.code_dataset_source import CodeDatasetSource
-    from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+    from mlflow.entities import Metric, Param, RunTag
 
     for earlier in search(client, [experiment], f"tags.`{DELIVERY}` = '{token}'"):
         if is_stored(earlier):
@@ -345,15 +389,14 @@ def send(client: MlflowClient, experiment: str, record: RunRecord, files: Path, 
             return str(earlier.info.run_id)
         client.delete_run(earlier.info.run_id)
 
-    start = _milliseconds(record.started)
-    end = _milliseconds(record.finished) or start
-    tags = _tags(record) | {
+    start = milliseconds(record.started)
+    end = milliseconds(record.finished) or start
+    tags = _tags(record) | dict(nesting) | user_tags() | _source_tags(record)
+    tags |= {
         DELIVERY: token,
         SENT: now(),
         "mlflow.note.content": describe(record)[:7000],
     }
-    with contextlib.suppress(OSError, KeyError, ImportError):
-        tags["mlflow.user"] = getpass.getuser()
     run = client.create_run(experiment, start_time=start, tags=tags, run_name=run_name(record)[:250])
     run_id: str = run.info.run_id
 
@@ -371,13 +414,15 @@ def send(client: MlflowClient, experiment: str, record: RunRecord, files: Path, 
     # MLflow turns infinity into 1.8e308; values that are not finite stay in record.json only.
     metrics = [Metric(names[name], float(value), stamp, step) for name, value, step in series if math.isfinite(value)]
     metrics += [Metric(names[name], value, stamp, 0) for name, value in final.items() if math.isfinite(value)]
+    metrics += [
+        Metric(f"system/{name}", value, when, step)
+        for step, (when, values) in enumerate(read_samples(files / SYSTEM_METRICS_FILE))
+        for name, value in values.items()
+    ]
     for chunk in _chunks(metrics, METRICS_PER_CALL):
         client.log_batch(run_id, metrics=chunk)
 
-    # MLflow allows 36 characters for a digest; the whole fingerprint is a tag and in the record.
-    digest = str(record.dataset.get("fingerprint", ""))[:32] or None
-    data = MetaDataset(CodeDatasetSource(tags={}), name=str(record.dataset.get("name", "data")), digest=digest)
-    client.log_inputs(run_id, [DatasetInput(data._to_mlflow_entity(), [InputTag("mlflow.data.context", "training")])])
+    client.log_inputs(run_id, [_data_input(record)])
     client.log_artifacts(run_id, str(files))
 
     client.log_batch(run_id, tags=[RunTag(RUN_ID, record.run_id)])

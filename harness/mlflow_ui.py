@@ -22,7 +22,7 @@ from harness.progress import say
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 
 
 @dataclass(frozen=True)

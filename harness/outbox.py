@@ -1,6 +1,7 @@
 """The outbox: a run is whole on disk before it is sent, and leaves only when MLflow has confirmed it.
 
-`<outbox>/<run_id>/delivery.json` says where it goes; `<outbox>/<run_id>/files/` are its artifacts.
+`<outbox>/<run_id>/delivery.json` says where it goes; `<outbox>/<run_id>/files/` are its artifacts.  What a sweep's
+parent run is to say waits likewise, as `<outbox>/sweep-<digest of its name>`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import DataError, TrackingError
 from harness.files import Folders, ensure_folder, locked
 from harness.mlflow_store import connect, ensure_experiment, reason, redact, send
+from harness.mlflow_sweeps import SWEEP_FILE, SweepRecord, entry_name, nesting_tags, send_sweep
 from harness.record import RunRecord
 
 if TYPE_CHECKING:
@@ -31,11 +33,11 @@ STALE_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Entry:
-    """One run that waits.
+    """One run, or one sweep, that waits.
 
     Attributes:
         folder: Its folder in the outbox.
-        experiment: Name of the experiment it goes to.
+        experiment: Name of the experiment it goes to; a sweep's record names its own.
         token: Names this delivery, so that sending it twice stores it once.
     """
 
@@ -48,9 +50,18 @@ class Entry:
         """Folder of its artifacts."""
         return self.folder / "files"
 
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it is about a sweep."""
+        return (self.files / SWEEP_FILE).is_file()
+
     def record(self) -> RunRecord:
-        """Its record."""
+        """The run's record."""
         return RunRecord.load(self.files / RECORD_FILE)
+
+    def sweep(self) -> SweepRecord:
+        """The sweep's record."""
+        return SweepRecord.load(self.files / SWEEP_FILE)
 
 
 @dataclass
@@ -58,8 +69,8 @@ class SyncReport:
     """What `sync` did.
 
     Attributes:
-        sent: Run ids that MLflow confirmed.
-        failed: Run id -> why it still waits.
+        sent: Run ids, and names of sweeps' entries, that MLflow confirmed.
+        failed: Such a name -> why it still waits.
     """
 
     sent: list[str] = field(default_factory=list)
@@ -86,7 +97,7 @@ def entry(folders: Folders, run_id: str) -> Entry | None:
 
 
 def entries(folders: Folders) -> list[str]:
-    """Run ids that wait, oldest first."""
+    """Run ids, and names of sweeps' entries, that wait, oldest first."""
     if not folders.outbox.is_dir():
         return []
     waiting = [path for path in folders.outbox.iterdir() if not path.name.startswith(".") and path.is_dir()]
@@ -108,29 +119,55 @@ def put(folders: Folders, experiment: str, record: RunRecord, artifacts: Mapping
     Raises:
         DataError: If an artifact is missing or the outbox cannot be written.
     """
+    texts = {
+        RECORD_FILE: record.to_json(),
+        "config.yaml": _yaml(record.config),
+        "environment.json": json.dumps(record.environment, indent=2, sort_keys=True) + "\n",
+    }
+    return _put(folders, record.run_id, experiment, artifacts, texts)
+
+
+def put_sweep(folders: Folders, record: SweepRecord, artifacts: Mapping[str, Path]) -> str:
+    """Copies what a sweep's parent run is to say into the outbox; replaces what was to be said before.
+
+    Args:
+        folders: Home and outbox.
+        record: The sweep.
+        artifacts: Files or folders by artifact path.
+
+    Returns:
+        The entry's name.
+
+    Raises:
+        DataError: If an artifact is missing or the outbox cannot be written.
+    """
+    return _put(folders, entry_name(record.name), "", artifacts, {SWEEP_FILE: record.to_json()}).name
+
+
+def _put(folders: Folders, name: str, experiment: str, artifacts: Mapping[str, Path], texts: Mapping[str, str]) -> Path:
+    """An entry of files that exist and of texts that become files, all or nothing."""
     token = uuid.uuid4().hex
     staging = ensure_folder(folders.outbox) / f".staging-{token}"
-    final = folders.outbox / record.run_id
+    final = folders.outbox / name
     try:
         files = staging / "files"
         files.mkdir(parents=True)
-        for name, source in artifacts.items():
-            target = files / name
+        for path, source in artifacts.items():
+            target = files / path
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
                 shutil.copytree(source, target, copy_function=_link_or_copy)
             else:
                 _link_or_copy(source, target)
-        (files / RECORD_FILE).write_text(record.to_json())
-        (files / "config.yaml").write_text(_yaml(record.config))
-        (files / "environment.json").write_text(json.dumps(record.environment, indent=2, sort_keys=True) + "\n")
+        for path, text in texts.items():
+            (files / path).write_text(text)
         (staging / "delivery.json").write_text(json.dumps({"experiment": experiment, "token": token}) + "\n")
         _flush(staging)
-        with _held(folders, record.run_id):
+        with _held(folders, name):
             _discard(final)
             staging.replace(final)
     except OSError as error:
-        raise DataError(f"cannot keep run {record.run_id} in {folders.outbox}: {error}.") from error
+        raise DataError(f"cannot keep {name} in {folders.outbox}: {error}.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return final
@@ -150,8 +187,13 @@ def deliver(client: MlflowClient, uri: str, folders: Folders, run_id: str) -> st
         if waiting is None:
             return ""
         try:
-            experiment = ensure_experiment(client, uri, waiting.experiment, folders)
-            stored = send(client, experiment, waiting.record(), waiting.files, waiting.token)
+            if waiting.is_sweep:
+                stored = send_sweep(client, uri, folders, waiting.sweep(), waiting.files)
+            else:
+                record = waiting.record()
+                experiment = ensure_experiment(client, uri, waiting.experiment, folders)
+                nesting = nesting_tags(client, experiment, record)
+                stored = send(client, experiment, record, waiting.files, waiting.token, nesting)
         except TrackingError:
             raise
         except Exception as error:

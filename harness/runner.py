@@ -44,12 +44,13 @@ from harness.metrics import is_higher_better, metric_for, metric_versions, metri
 from harness.mlflow_store import redact
 from harness.plugin import PluginConfig
 from harness.predictions import load_predictions, pool_conditions, save_predictions
-from harness.progress import say
+from harness.progress import say, track
 from harness.protocol import Protocol, parse_protocol
 from harness.record import ConditionResult, Cost, RunRecord
 from harness.retrieval import MemoryBank
 from harness.scoring import Layout, bootstrap_interval, evaluate, evaluate_aggregate, evaluate_predictions
 from harness.seeding import seed_everything
+from harness.system_metrics import SYSTEM_METRICS_FILE, sampled
 from harness.tracking import PREDICTIONS_FILE, StoredRun, Tracker, experiment_name, load_runs, tracking_uri
 from harness.trainer import CHECKPOINT, FitResult, Trainer, count_parameters, trainable_state
 from harness.types import SPLITS, Aggregate, DataTable, FloatArray, ModalityKind, Predictions, Split
@@ -298,7 +299,7 @@ def run_cells(configs: Sequence[RunConfig]) -> list[Outcome]:
         processes.from_main(lambda: ensure_folder(workspace.folders.runs))
         cells = processes.main_first(lambda: [resolve(config, workspace) for config in configs])
         outcomes = []
-        for number, cell in enumerate(cells, start=1):
+        for number, cell in enumerate(track(cells, "runs"), start=1):
             outcome = run_cell(cell, workspace)
             counter = f"[{number}/{len(cells)}] " if len(cells) > 1 else ""
             say(counter + summary_line(cell, outcome))
@@ -354,7 +355,8 @@ def run_cell(cell: Cell, workspace: Workspace, timeout: float = 0.0, wait: bool 
             with _no_process_left(cell), _time_limit(timeout):
                 features = processes.main_first(lambda: cell_features(cell, workspace))
                 try:
-                    _execute(cell, features, folders, record)
+                    with sampled(_samples_file(config, folder)):
+                        _execute(cell, features, folders, record)
                     record.status = "finished"
                 except ProcessLostError:
                     raise
@@ -372,6 +374,16 @@ def run_cell(cell: Cell, workspace: Workspace, timeout: float = 0.0, wait: bool 
             raise
         stored = processes.from_main(lambda: _conclude(tracker, record, folder))
         return Outcome(record, folder / PREDICTIONS_FILE, stored)
+
+
+def _samples_file(config: RunConfig, folder: Path) -> Path | None:
+    """Where samples of the machine go, if they are asked for; a run from the start has no older ones."""
+    if not processes.is_main():
+        return None
+    file = folder / SYSTEM_METRICS_FILE
+    if not (folder / CHECKPOINT).is_file():
+        file.unlink(missing_ok=True)
+    return file if config.tracking.system_metrics else None
 
 
 def timeout_message(seconds: float) -> str:
@@ -523,6 +535,7 @@ def _track(tracker: Tracker, record: RunRecord, folder: Path) -> str:
             "mask.parquet": folder / "mask.parquet",
             "mask.json": folder / "mask.json",
             "checkpoint/model.safetensors": folder / "model.safetensors",
+            SYSTEM_METRICS_FILE: folder / SYSTEM_METRICS_FILE,
         }.items()
         if path.is_file()
     }

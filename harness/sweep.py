@@ -7,8 +7,8 @@ starts.  A cell that fails is a record like any other; a worker that dies takes 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,10 @@ from harness.errors import TrackingError, UsageError
 from harness.executors.base import Ending, Executor, ExecutorConfig, Task
 from harness.files import Folders, ensure_folder
 from harness.mlflow_store import connect
+from harness.mlflow_sweeps import sweep_name
 from harness.outbox import entries, sync
 from harness.plugin import check_range
-from harness.progress import say
+from harness.progress import duration_text, say, track
 from harness.record import RunRecord
 from harness.runner import (
     Cell,
@@ -101,6 +102,11 @@ class Plan:
     cells: list[Cell]
     finished: dict[str, Outcome] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep: below it MLflow shows the cells' runs."""
+        return self.cells[0].config.tracking.sweep if self.cells else ""
 
     @property
     def todo(self) -> list[Cell]:
@@ -204,9 +210,20 @@ def _resolve_grid(
 
 
 def plan_cells(cells: Sequence[Cell], workspace: Workspace) -> Plan:
-    """A plan of resolved cells, each run id once, that knows which of them are finished."""
-    once = list({cell.run_id: cell for cell in cells}.values())
+    """A plan of resolved cells, each run id once, that knows which of them are finished and names the sweep."""
+    once = _named(list({cell.run_id: cell for cell in cells}.values()))
     return Plan(once, _finished(once, workspace) if once else {})
+
+
+def _named(cells: list[Cell]) -> list[Cell]:
+    """The cells with the name of their sweep: the one that was asked for, else the same for the same cells."""
+    name = sweep_name(cell.run_id for cell in cells)
+    named = []
+    for cell in cells:
+        tracking = cell.config.tracking
+        config = dataclasses.replace(cell.config, tracking=dataclasses.replace(tracking, sweep=tracking.sweep or name))
+        named.append(dataclasses.replace(cell, config=config))
+    return named
 
 
 def _name_all(overrides: Sequence[str]) -> tuple[list[str], list[LeftOut]]:
@@ -262,9 +279,9 @@ def estimate(plan: Plan, places: int) -> str:
     if not todo:
         return "none"
     known = _past_costs(todo)
-    costs = [known.get((cell.method_name, cell.table.spec.name)) for cell in todo]
+    costs = [known.get(_kind(cell)) for cell in todo]
     told = [cost.seconds for cost in costs if cost is not None]
-    total = _duration(sum(told) / (places or 1)) + ("" if places else " of computing")
+    total = duration_text(sum(told) / (places or 1)) + ("" if places else " of computing")
     if len(told) < len(costs):
         unknown = f"{len(costs) - len(told)} cells of methods that have not finished on their data set"
         return f"at least {total}, and {unknown}" if told else "unknown"
@@ -313,16 +330,18 @@ def run_plan(
         _prepare(todo, workspace)
         config = sweep.engine()
         executor: Executor = config.implementation()(config, workspace.folders.home)
-        tasks = _tasks(todo, sweep, workspace.folders, plugins)
+        known = _past_costs(todo)
+        tasks = _tasks(todo, sweep, workspace.folders, plugins, known)
         cells = {cell.run_id: cell for cell in todo}
-        began = time.monotonic()
+        forecast = Forecast(todo, sweep.places, {kind: cost.seconds for kind, cost in known.items()})
         try:
             with closing(executor.run(tasks, sweep.places)) as endings:
-                for number, (task, ending) in enumerate(endings, start=1):
+                shown = track(endings, "cells", total=len(todo), left=forecast.text)
+                for number, (task, ending) in enumerate(shown, start=1):
                     cell = cells[task.run_id]
                     outcome = outcomes[cell.run_id] = _recollect(cell, ending, workspace)
-                    left = (time.monotonic() - began) / number * (len(todo) - number)
-                    expected = f", about {_duration(left)} left" if number < len(todo) else ""
+                    forecast.ended(cell, outcome)
+                    expected = f", {forecast.text()}" if number < len(todo) else ""
                     say(f"[{number}/{len(todo)}{expected}] {summary_line(cell, outcome)}")
         except KeyboardInterrupt:
             say(f"{len(outcomes)} of {len(plan.cells)} cells are recorded and stay.")
@@ -331,9 +350,14 @@ def run_plan(
     return [outcomes[cell.run_id] for cell in plan.cells]
 
 
-def _tasks(cells: Sequence[Cell], sweep: SweepConfig, folders: Folders, plugins: Sequence[str]) -> list[Task]:
+def _tasks(
+    cells: Sequence[Cell],
+    sweep: SweepConfig,
+    folders: Folders,
+    plugins: Sequence[str],
+    known: Mapping[tuple[str, str], PastCost],
+) -> list[Task]:
     """The cells as plain data.  Relative folders and `HARNESS_HOME` would mean something else on another machine."""
-    known = _past_costs(cells)
     files = tuple(str(Path(file).expanduser().absolute()) for file in plugins)
     paths = {"home": str(folders.home), "data": str(folders.data)}
     return [
@@ -343,7 +367,7 @@ def _tasks(cells: Sequence[Cell], sweep: SweepConfig, folders: Folders, plugins:
             to_dict(cell.config) | {"paths": paths},
             files,
             sweep.cell_timeout,
-            known[key].memory if (key := (cell.method_name, cell.table.spec.name)) in known else 0,
+            known[_kind(cell)].memory if _kind(cell) in known else 0,
         )
         for cell in cells
     ]
@@ -388,8 +412,38 @@ def _send_waiting(config: RunConfig, folders: Folders) -> None:
             say(f"warning: {error}")
 
 
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    if minutes < 1.5:
-        return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+class Forecast:
+    """Time left of a sweep: cells of one method on one data set take alike, others do not.
+
+    Args:
+        cells: What is left to run.
+        places: Cells at a time; 0 if that is not known.
+        known: Seconds that such cells took before; what they take in this sweep comes first.
+    """
+
+    def __init__(self, cells: Sequence[Cell], places: int, known: Mapping[tuple[str, str], float]) -> None:
+        self._places = places
+        self._known = known
+        self._left = {cell.run_id: _kind(cell) for cell in cells}
+        self._took: dict[tuple[str, str], list[float]] = {}
+
+    def ended(self, cell: Cell, outcome: Outcome) -> None:
+        """Notes what a cell took; one that failed says nothing of the others."""
+        self._left.pop(cell.run_id, None)
+        if outcome.record.status == "finished" and not outcome.skipped:
+            self._took.setdefault(_kind(cell), []).append(outcome.record.cost.total_seconds)
+
+    def text(self) -> str:
+        """In words; what has never ended is not guessed at."""
+        each = dict(self._known) | {kind: statistics.mean(took) for kind, took in self._took.items()}
+        costs = [each[kind] for kind in self._left.values() if kind in each]
+        if not costs:
+            return "time left unknown" if self._left else ""
+        # No more cells run at a time than are left, and none is shared.
+        seconds = max(sum(costs) / (self._places or 1), max(costs) if self._places else 0.0)
+        word = "about" if len(costs) == len(self._left) else "at least"
+        return f"{word} {duration_text(seconds)}{'' if self._places else ' of computing'} left"
+
+
+def _kind(cell: Cell) -> tuple[str, str]:
+    return cell.method_name, cell.table.spec.name

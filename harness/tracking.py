@@ -35,6 +35,7 @@ from harness.mlflow_store import (
     redact,
     search,
 )
+from harness.mlflow_sweeps import SweepRecord, remember_here
 from harness.progress import say
 from harness.protocol import join_names
 from harness.record import RunRecord, Status
@@ -136,10 +137,7 @@ class Tracker:
         try:
             return self._send(record.run_id)
         except TrackingError as error:
-            raise OutboxError(
-                f"{str(error).rstrip('.')}; the run is kept in {self.folders.outbox / record.run_id}: "
-                "send it later with `harness sync`."
-            ) from error
+            raise _kept(error, self.folders.outbox / record.run_id) from error
 
     def _connect(self) -> MlflowClient:
         if self._client is None:
@@ -150,6 +148,33 @@ class Tracker:
 
     def _send(self, run_id: str) -> str:
         return outbox.deliver(self._connect(), self.uri, self.folders, run_id)
+
+
+def log_sweep(uri: str, folders: Folders, record: SweepRecord, artifacts: Mapping[str, Path]) -> str:
+    """Says on the parent runs of a sweep how it stands.
+
+    Args:
+        uri: Tracking URI.
+        folders: Home and outbox.
+        record: The sweep; `sweep.json` is made from it.
+        artifacts: Further files or folders by artifact path, e.g. `report`.
+
+    Returns:
+        The MLflow ids of the parents, joined by commas.
+
+    Raises:
+        OutboxError: If MLflow did not take it; it waits in the outbox.
+    """
+    name = outbox.put_sweep(folders, record, artifacts)
+    remember_here(folders, record)
+    try:
+        return outbox.deliver(connect(uri, folders), uri, folders, name)
+    except TrackingError as error:
+        raise _kept(error, folders.outbox / name) from error
+
+
+def _kept(error: TrackingError, where: Path) -> OutboxError:
+    return OutboxError(f"{str(error).rstrip('.')}; it is kept in {where}: send it later with `harness sync`.")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from harness.errors import TrainingError, UsageError
 from harness.files import atomic_write
 from harness.masking import ObservedDataset
 from harness.method import Method
-from harness.progress import say
+from harness.progress import note, say, track
 from harness.seeding import derive_seed, seed_everything
 from harness.types import Batch, FloatArray, StepOutput
 
@@ -295,7 +295,7 @@ class Trainer:
             best = {"score": saved["best_score"], "state": saved["best_state"]}
             waited = int(saved["waited"])
         done = sum(entry["stage"] == number for entry in result.history)
-        for epoch in range(done, epochs):
+        for epoch in track(range(done, epochs), f"epochs of stage {stage.name}", most=True):
             if waited >= config.patience:
                 break
             # Counted over all stages, so that no two of them share batch orders or draws.
@@ -318,6 +318,8 @@ class Trainer:
                 result.best_epoch, result.best_metrics, waited = sampler.epoch, dict(metrics), 0
             else:
                 waited += 1
+            better = "the best so far" if not waited else f"{waited} after the best"
+            note(f"{select.split} {selection.metric} {metrics[selection.metric]:.4f}, {better}")
             result.seconds = time.perf_counter() - self._clock
             self._save_checkpoint(method, optimizer, best, waited, result)
         result.learned = sorted({*(result.learned or ()), *_learned(method, optimizer)})

@@ -295,6 +295,31 @@ def to_markdown(board: Leaderboard) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+#: Columns of a note: what fits beside MLflow's other facts of a run.
+_NOTE_COLUMNS = ("rank", "ties", "method", "seeds", "score", "interval", "gap_recovered")
+
+
+def to_note(board: Leaderboard, length: int = 6000) -> str:
+    """The tables in few columns, as Markdown for places with little room.
+
+    Args:
+        board: The tables.
+        length: Characters; what does not fit is left out as whole tables, and said.
+    """
+    blocks: list[str] = []
+    for number, table in enumerate(board.tables):
+        shown = [column for column in columns(table) if column.key in _NOTE_COLUMNS]
+        rows = [[_markdown(column.cell(row)) for column in shown] for row in table.rows]
+        section = Section(table.title, [column.header for column in shown], rows, [])
+        block = _pipes(section, _alignment(shown), depth=3, raw=True)
+        if sum(map(len, blocks)) + len(block) > length:
+            left = len(board.tables) - number
+            blocks.append(f"{left} more table{'s' * (left != 1)} in the artifact report/report.md")
+            break
+        blocks.append(block)
+    return "\n\n".join(blocks)
+
+
 def _pipes(section: Section, align: Sequence[str] | None = None, *, depth: int = 2, raw: bool = False) -> str:
     """A section as Markdown; `raw` cells are Markdown already."""
     from tabulate import tabulate

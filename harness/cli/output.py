@@ -7,15 +7,41 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.reports.leaderboard import Leaderboard, RunLike
 
 #: Width assumed when output goes to a pipe: wide enough that no line of a table is cut into two.
 _PIPE_WIDTH = 10_000
 
 
+def json_text(value: Any) -> str:
+    """A value as indented JSON."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
 def print_json(value: Any) -> None:
     """Prints a value as indented JSON."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    print(json_text(value))
+
+
+def print_board(board: Leaderboard | None, outcomes: Sequence[RunLike], *, json: bool, table: bool) -> None:
+    """Prints the tables of what was run.
+
+    Args:
+        board: The tables, if they were made.
+        outcomes: What they are made of.
+        json: As JSON.
+        table: Whether they are wanted for people.
+    """
+    from harness.reports.leaderboard import Leaderboard
+    from harness.reports.render import to_json, to_terminal
+
+    if json:
+        print(to_json(board or Leaderboard.build(outcomes)), end="")
+    elif table:
+        print(to_terminal(board or Leaderboard.build(outcomes)))
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

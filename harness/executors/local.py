@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.errors import EXIT_TERMINATED, Terminated
 from harness.executors.base import Ending, Executor, ExecutorConfig, Task
 from harness.plugin import check_range
+from harness.progress import be_quiet
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import SynchronizedArray
@@ -217,6 +218,7 @@ def _start_worker(started: SynchronizedArray[int], gpus: Sequence[str]) -> None:
         started[number] = os.getpid()
     if gpus:
         os.environ[_DEVICES] = gpus[number % len(gpus)]
+    be_quiet()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The sweep's results go to stdout, so nothing that a plugin prints may.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -57,7 +57,21 @@ PLACEHOLDERS = {
     "…": None,
 }
 #: Programs beside ours that a line may start with.
-OTHERS = {"git", "cd", "source", ".", "pip", "pytest", "pre-commit", "apt-get", "dpkg-deb", "curl", "tar", "#"}
+OTHERS = {
+    "mlflow",
+    "git",
+    "cd",
+    "source",
+    ".",
+    "pip",
+    "pytest",
+    "pre-commit",
+    "apt-get",
+    "dpkg-deb",
+    "curl",
+    "tar",
+    "#",
+}
 LAUNCHERS = {"accelerate", "torchrun"}
 
 

@@ -16,7 +16,19 @@ ROOT = Path(harness.__file__).parent.parent
 PLUGIN_FOLDERS = ("methods", "datasets", "protocols", "reports", "presets")
 
 #: Packages that the light parts (registries, configs, command line, reports) must not import when they are imported.
-HEAVY = ("torch", "transformers", "accelerate", "mlflow", "pandas", "sklearn", "scipy", "matplotlib", "faiss", "PIL")
+HEAVY = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "mlflow",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "faiss",
+    "PIL",
+    "rich",
+)
 
 
 def modules() -> dict[str, Path]:

@@ -128,7 +128,7 @@ def test_a_newer_record_of_the_same_run_replaces_the_waiting_one(folders: Folder
 
 
 def test_half_copied_entries_are_never_sent_and_swept_when_old(uri: str, folders: Folders, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot keep run"):
+    with pytest.raises(DataError, match="cannot keep"):
         outbox.put(folders, "e", make_record(), {"predictions.parquet": tmp_path / "missing"})
     assert list(folders.outbox.iterdir()) == []
     killed, recent = folders.outbox / ".staging-old", folders.outbox / ".staging-new"

@@ -88,7 +88,9 @@ def test_round_trip(uri: str, folders: Folders, artifacts: dict[str, Path]) -> N
     assert run.data.params["method.long"].endswith("(whole in config.yaml)")
     assert len(client.get_metric_history(mlflow_id, "train/term 1")) == 100
     assert len(client.get_metric_history(mlflow_id, "train/term 0")) == 99
-    assert run.inputs.dataset_inputs[0].dataset.digest == record.dataset["fingerprint"][:32]
+    (data,) = run.inputs.dataset_inputs
+    assert data.dataset.digest == record.dataset["fingerprint"][:32]
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", f"both_0.7 · mask {'m' * 16}")]
     files = {item.path for item in client.list_artifacts(mlflow_id)}
     assert files == {
         "record.json", "config.yaml", "environment.json", "predictions.parquet", "mask.json", "checkpoint",

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.parsing import Parser
+from harness.cli.output import print_json
+from harness.cli.parsing import Parser, add_json_option
 from harness.cli.store import STORE_HELP, read_store
 from harness.errors import EXIT_OK, UsageError
 
@@ -32,6 +33,7 @@ def parser(**options: Any) -> Parser:
     )
     result.add_argument("--last", action="store_true", help="the run that finished last")
     result.add_argument("-o", "--output", metavar="FILE.zip", type=Path, required=True, help="the file to write")
+    add_json_option(result)
     return result
 
 
@@ -57,8 +59,12 @@ def execute(arguments: argparse.Namespace) -> int:
     digest = write_bundle(
         arguments.output, {run.record.run_id: {name: run.artifact(name) for name in RUN_FILES} for run in chosen}
     )
-    say(f"wrote {arguments.output}: {len({run.record.run_id for run in chosen})} runs, sha256 of the manifest:")
-    print(digest)
+    ids = list(dict.fromkeys(run.record.run_id for run in chosen))
+    say(f"wrote {arguments.output}: {len(ids)} runs, sha256 of the manifest:")
+    if arguments.json:
+        print_json({"file": str(arguments.output), "runs": ids, "sha256": digest})
+    else:
+        print(digest)
     return EXIT_OK
 
 

@@ -25,6 +25,7 @@ FILTERS = (
     "eval_seed",
     "status",
     "experiment",
+    "sweep",
     "run_id",
 )
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.commands.sweep import split_options
-from harness.cli.output import print_table
-from harness.cli.parsing import Parser
+from harness.cli.output import print_json, print_table
+from harness.cli.parents import conclude, parent_run
+from harness.cli.parsing import Parser, add_json_option
 from harness.config import NOT_IDENTITY
 from harness.errors import EXIT_CELL_FAILED, EXIT_DATA, EXIT_OK, UsageError
 
@@ -54,6 +55,7 @@ def parser(**options: Any) -> Parser:
         default=Path("reproduction"),
         help="where to write the table (./reproduction)",
     )
+    add_json_option(result)
     return result
 
 
@@ -71,6 +73,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
     grids = {preset.name: merge(preset, own) for preset in chosen}
     found = plan_grids(grids)
+    if arguments.dry_run and arguments.json:
+        print_json({"presets": _rows(chosen, found), "problems": _problems(found)})
+        return EXIT_OK
     with contextlib.redirect_stdout(sys.stdout if arguments.dry_run else sys.stderr):
         _print_plan(chosen, found)
     if arguments.dry_run:
@@ -84,18 +89,24 @@ def execute(arguments: argparse.Namespace) -> int:
     from harness.sweep import run_plan
 
     plan = found.check_features()
-    outcomes = run_plan(plan, sweep, found.workspace, plugins=arguments.plugin or ()) if plan.cells else []
+    with parent_run(plan, ["reproduce", *arguments.arguments]) as parent:
+        outcomes = run_plan(plan, sweep, found.workspace, plugins=arguments.plugin or ()) if plan.cells else []
+        if parent is not None:
+            conclude(parent, outcomes)
     records = {outcome.record.run_id: outcome.record for outcome in outcomes}
     lines: list[Line] = []
     for preset, part in zip(chosen, found.parts, strict=True):
         ours = [records[cell.run_id] for cell in part.cells if cell.run_id in records]
         lines += compare(preset, ours, len(part.configs), part.problem)
 
-    print_table(HEADERS, [cells(line) for line in lines])
-    print(f"\n{summary(lines)}")
     notes = _notes(chosen, own, records.values())
-    for note in notes:
-        print(f"note: {note}")
+    if arguments.json:
+        print(RENDERERS["json"](" ".join(names), lines, notes), end="")
+    else:
+        print_table(HEADERS, [cells(line) for line in lines])
+        print(f"\n{summary(lines)}")
+        for note in notes:
+            print(f"note: {note}")
     stem = re.sub(r"[^\w.+-]+", "-", "+".join(names)).strip("-")[:100]
     for form, render in RENDERERS.items():
         path = arguments.out / f"{stem}.{form}"
@@ -125,18 +136,39 @@ def merge(preset: Preset, own: Sequence[str]) -> list[str]:
 
 
 def _print_plan(chosen: Sequence[Preset], found: Reproduction) -> None:
-    rows: list[list[object]] = []
-    finished = found.plan.finished
-    for preset, part in zip(chosen, found.parts, strict=True):
-        done = sum(cell.run_id in finished for cell in part.cells)
-        printed = ", ".join(f"{number.metric} {number.value:.4f}" for number in preset.numbers)
-        rows.append([preset.name, preset.run["method"], printed, len(part.configs), done, _state(part.problem)])
+    rows, finished = _rows(chosen, found), found.plan.finished
     missing = sum(bool(part.problem) for part in found.parts)
     without = f"; {_count(missing)} cannot run here" if missing else ""
     print(f"{_count(len(rows))}, {len(finished)} runs finished, {len(found.plan.todo)} to run{without}")
-    print_table(["preset", "method", "published", "runs", "finished", "state"], rows)
+    print_table(
+        ["preset", "method", "published", "runs", "finished", "state"],
+        [
+            [
+                row["preset"],
+                row["method"],
+                ", ".join(f"{number['metric']} {number['value']:.4f}" for number in row["published"]),
+                *(row[key] for key in ("runs", "finished", "state")),
+            ]
+            for row in rows
+        ],
+    )
     for problem, names in _problems(found).items():
         print(f"\n{_count(len(names))} cannot run, e.g. {names[0]}: {problem}")
+
+
+def _rows(chosen: Sequence[Preset], found: Reproduction) -> list[dict[str, Any]]:
+    """What is planned of each preset."""
+    return [
+        {
+            "preset": preset.name,
+            "method": preset.run["method"],
+            "published": [{"metric": number.metric, "value": number.value} for number in preset.numbers],
+            "runs": len(part.configs),
+            "finished": sum(cell.run_id in found.plan.finished for cell in part.cells),
+            "state": _state(part.problem),
+        }
+        for preset, part in zip(chosen, found.parts, strict=True)
+    ]
 
 
 def _count(number: int) -> str:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.cli.parsing import OVERRIDES_HELP, Parser
+from harness.cli.output import json_text, print_board
+from harness.cli.parsing import OVERRIDES_HELP, Parser, add_json_option
 from harness.errors import EXIT_CELL_FAILED, EXIT_OK
 
 _EPILOG = """\
@@ -32,6 +33,7 @@ def parser(**options: Any) -> Parser:
     result.add_argument("--dry-run", action="store_true", help="print the resolved configs and stop")
     result.add_argument("--report", metavar="DIR", type=Path, help="write a report of these runs to DIR")
     result.add_argument("--no-table", action="store_true", help="do not print the comparison table")
+    add_json_option(result)
     return result
 
 
@@ -46,8 +48,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
         from harness.mlflow_store import redact
 
-        shown = "---\n".join(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))) for config in configs)
-        print(redact(shown), end="")
+        if arguments.json:
+            print(redact(json_text([to_dict(config) for config in configs])))
+        else:
+            shown = "---\n".join(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))) for config in configs)
+            print(redact(shown), end="")
         say(f"{len(configs)} run{'s' if len(configs) != 1 else ''}; nothing was started.")
         return EXIT_OK
 
@@ -64,9 +69,5 @@ def execute(arguments: argparse.Namespace) -> int:
         board, files = build_report(outcomes, arguments.report)
         for file in files:
             say(f"wrote {file}")
-    if not arguments.no_table:
-        from harness.reports.leaderboard import Leaderboard
-        from harness.reports.render import to_terminal
-
-        print(to_terminal(board or Leaderboard.build(outcomes)))
+    print_board(board, outcomes, json=arguments.json, table=not arguments.no_table)
     return EXIT_OK if all(record.status == "finished" for record in records) else EXIT_CELL_FAILED

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.output import print_table
-from harness.cli.parsing import OVERRIDES_HELP, Parser
+from harness.cli.output import print_board, print_json, print_table
+from harness.cli.parents import conclude, describe_cells, parent_run
+from harness.cli.parsing import OVERRIDES_HELP, Parser, add_json_option
 from harness.errors import EXIT_CELL_FAILED, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def parser(**options: Any) -> Parser:
     result.add_argument("--dry-run", action="store_true", help="print the plan and every cell, start nothing")
     result.add_argument("--report", metavar="DIR", type=Path, help="write a report of these runs to DIR")
     result.add_argument("--no-table", action="store_true", help="do not print the comparison tables")
+    add_json_option(result)
     return result
 
 
@@ -57,37 +60,42 @@ def execute(arguments: argparse.Namespace) -> int:
 
     sweep, overrides = split_options(arguments.overrides)
     plan = plan_sweep([overrides] if arguments.cells is None else read_cells(arguments.cells, overrides))
+    expected = estimate(plan, sweep.places)
+    if arguments.dry_run and arguments.json:
+        print_json(_as_dict(plan, expected))
+        return EXIT_OK
     with contextlib.redirect_stdout(sys.stdout if arguments.dry_run else sys.stderr):
-        _print_plan(plan, sweep.places, estimate(plan, sweep.places))
+        _print_plan(plan, sweep.places, expected)
     if arguments.dry_run:
         _print_cells(plan)
         return EXIT_OK
 
-    outcomes = run_plan(plan, sweep, plugins=arguments.plugin or ())
-    board = None
-    if arguments.report is not None:
-        from harness.progress import say
-        from harness.reports.build import build_report
+    with parent_run(plan, ["sweep", *arguments.overrides]) as parent:
+        outcomes = run_plan(plan, sweep, plugins=arguments.plugin or ())
+        board, files = None, list[Path]()
+        if arguments.report is not None:
+            from harness.progress import say
+            from harness.reports.build import build_report
 
-        board, files = build_report(outcomes, arguments.report)
-        for file in files:
-            say(f"wrote {file}")
-    if not arguments.no_table:
-        from harness.reports.leaderboard import Leaderboard
-        from harness.reports.render import to_terminal
-
-        print(to_terminal(board or Leaderboard.build(outcomes)))
+            board, files = build_report(outcomes, arguments.report)
+            for file in files:
+                say(f"wrote {file}")
+        if parent is not None:
+            board = conclude(parent, outcomes, board, files)
+    print_board(board, outcomes, json=arguments.json, table=not arguments.no_table)
     failed = [
         (cell, outcome.record)
         for cell, outcome in zip(plan.cells, outcomes, strict=True)
         if outcome.record.status != "finished"
     ]
     if failed:
-        print(f"\n{len(failed)} of {len(plan.cells)} cells failed:")
-        print_table(
-            ["run", "cell", "error"],
-            [[record.run_id[:12], cell.title, record.error.partition("\n")[0]] for cell, record in failed],
-        )
+        # JSON says it too, in its own place.
+        with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+            print(f"\n{len(failed)} of {len(plan.cells)} cells failed:")
+            print_table(
+                ["run", "cell", "error"],
+                [[record.run_id[:12], cell.title, record.error.partition("\n")[0]] for cell, record in failed],
+            )
     return EXIT_CELL_FAILED if failed else EXIT_OK
 
 
@@ -120,6 +128,15 @@ def _print_plan(plan: Plan, places: int, expected: str) -> None:
     if plan.left_out:
         print_table(["left out", "on", "because"], [[gone.method, gone.where, gone.reason] for gone in plan.left_out])
     print(f"estimated time: {expected}")
+
+
+def _as_dict(plan: Plan, expected: str) -> dict[str, Any]:
+    return {
+        "name": plan.name,
+        "cells": describe_cells(plan, plan.finished),
+        "left_out": [dataclasses.asdict(gone) for gone in plan.left_out],
+        "estimated_time": expected,
+    }
 
 
 def _print_cells(plan: Plan) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from harness.cli.parsing import Parser
+from harness.cli.output import print_json
+from harness.cli.parsing import Parser, add_json_option
 from harness.cli.store import STORE_HELP, read_store
 from harness.errors import EXIT_CELL_FAILED, EXIT_OK
 
@@ -22,6 +23,7 @@ def parser(**options: Any) -> Parser:
     """Arguments of the command."""
     result = Parser(epilog=_EPILOG, **options)
     result.add_argument("overrides", nargs="*", metavar="OPTION=VALUE", help=STORE_HELP)
+    add_json_option(result)
     return result
 
 
@@ -32,8 +34,10 @@ def execute(arguments: argparse.Namespace) -> int:
 
     store = read_store(arguments.overrides)
     report = sync(store.uri, store.folders)
-    for run_id in report.sent:
-        print(run_id)
+    if arguments.json:
+        print_json({"store": store.shown, "sent": report.sent, "failed": report.failed})
+    else:
+        print("\n".join(report.sent), end="\n" * bool(report.sent))
     for run_id, reason in report.failed.items():
         say(f"{run_id} still waits: {reason}")
     say(f"{len(report.sent)} sent to {store.shown}, {len(report.failed)} waiting.")
