@@ -293,7 +293,9 @@ def describe(record: RunRecord) -> str:
             ]
             lines += [""]
     failed = [f"{audit.name} ({audit.severity})" for audit in record.audits if not audit.passed]
-    lines += [f"Audits: {len(record.audits)} checks, failed: {', '.join(failed) or 'none'}"]
+    lines += [
+        f"Audits: {len(record.audits)} check{'s' * (len(record.audits) != 1)}, failed: {', '.join(failed) or 'none'}"
+    ]
     return "\n".join(lines)
 
 

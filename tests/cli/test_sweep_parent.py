@@ -66,12 +66,9 @@ def test_a_sweep_has_one_parent_that_it_finds_again(store: Path, capsys: pytest.
     assert any(name.startswith("report/figures/") for name in files(again))
 
 
-def test_a_sweep_of_finished_cells_that_is_recorded_says_nothing_new(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = make_plan(CELLS)
+def test_a_sweep_with_nothing_to_run_speaks_only_if_its_end_was_not_told(store: Path) -> None:
     uri = f"sqlite:///{store / 'mlflow.db'}"
-    for cell in plan.cells:
+    for cell in make_plan(CELLS).cells:
         record = make_record(cell.method_name, make_predictions(0.8), dataset="synthetic", protocol="any_0.5")
         record.run_id = cell.run_id
         Tracker(uri, "harness/synthetic", plan_folders(store)).log(record, {})
@@ -79,12 +76,18 @@ def test_a_sweep_of_finished_cells_that_is_recorded_says_nothing_new(
     assert not plan.todo
     with parent_run(plan, ["sweep"]) as parent:
         assert parent is not None
+        assert parent.is_told
+        parent.tell("running", plan.finished, "killed before the end", {})
+    with parent_run(plan, ["sweep"]) as parent:
+        assert parent is not None
         assert not parent.is_told
         parent.tell("finished", plan.finished, "the table", {})
-    with parent_run(make_plan(CELLS), ["sweep"]) as parent:
+    with parent_run(plan, ["sweep"]) as parent:
         assert parent is not None
         assert parent.is_told
-    assert runs(store)[f"2 methods × any_0.5 · {plan.name}"].data.tags["mlflow.note.content"] == "the table"
+    (sweep,) = (run for run in runs(store).values() if "harness.cells" in run.data.tags)
+    assert sweep.data.tags["mlflow.note.content"] == "the table"
+    assert sweep.info.run_name == f"2 methods × any_0.5 · {plan.name}"
 
 
 def test_a_sweep_that_is_stopped_says_so(store: Path) -> None:
@@ -101,7 +104,7 @@ def test_a_sweep_that_is_stopped_says_so(store: Path) -> None:
 
 
 def test_a_name_that_mlflow_could_not_be_asked_for_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sweep", *CELLS, "tracking.sweep=it\\'s", "--dry-run"]) == 2
+    assert main(["sweep", *CELLS, "tracking.sweep=really?", "--dry-run"]) == 2
     assert "a name has at most 100 letters" in capsys.readouterr().err
 
 
