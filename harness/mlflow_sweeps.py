@@ -24,7 +24,7 @@ from harness.mlflow_store import (
     STATUS,
     SUPERSEDED,
     ensure_experiment,
-    is_stored,
+    listed,
     milliseconds,
     search,
     user_tags,
@@ -200,7 +200,7 @@ def send_sweep(client: MlflowClient, uri: str, folders: Folders, record: SweepRe
         else:
             client.update_run(parent, name=record.title[:250])
             client.set_terminated(parent, _MLFLOW_STATUS[record.status], stamp)
-            _adopt(client, experiment, parent, record)
+            _adopt(client, uri, experiment, parent, record)
         parents.append(parent)
     return ",".join(parents)
 
@@ -219,15 +219,14 @@ def _tags(record: SweepRecord) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def _adopt(client: MlflowClient, experiment: str, parent: str, record: SweepRecord) -> None:
+def _adopt(client: MlflowClient, uri: str, experiment: str, parent: str, record: SweepRecord) -> None:
     """Nests runs of the sweep's cells that have no parent, or one that gave way to `parent`; others keep theirs."""
     cells = {cell["run_id"] for cell in record.cells}
-    for run in search(client, [experiment], f"tags.`{RUN_ID}` != ''"):
-        tags = run.data.tags
-        ours = tags.get(SWEEP, record.name) == record.name
-        if tags[RUN_ID] in cells and is_stored(run) and ours and tags.get(PARENT) != parent:
-            client.set_tag(run.info.run_id, SWEEP, record.name)
-            client.set_tag(run.info.run_id, PARENT, parent)
+    for run in listed(uri, [SWEEP, PARENT]):
+        ours = run.tags.get(SWEEP, record.name) == record.name and run.experiment_id == experiment
+        if ours and run.tags[RUN_ID] in cells and run.tags.get(PARENT) != parent:
+            client.set_tag(run.mlflow_run_id, SWEEP, record.name)
+            client.set_tag(run.mlflow_run_id, PARENT, parent)
 
 
 def nesting_tags(client: MlflowClient, experiment: str, record: RunRecord) -> dict[str, str]:

@@ -111,7 +111,7 @@ def test_from_the_experiment_over_two_runs_compared_to_an_artifact(page: Any) ->
 
     page.locator("a[href*='/runs/']").first.click()
     page.get_by_role("tab", name="Artifacts").wait_for()
-    page.get_by_text("Parent run").wait_for()
+    page.get_by_text("Parent run", exact=True).wait_for()
     page.get_by_text("both_0.7 · mask mmmmmmmmmmmmmmmm").first.wait_for()
     overview = page.inner_text("body")
     for part in (TITLE, "redeem on openmoji under both_0.7", "accuracy (both_0.7): 0.8000"):
