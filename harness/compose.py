@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from harness import registry
+from harness import registry, run_files
 from harness.config import EncoderConfig, MethodConfig, RunConfig, identity_part
 from harness.errors import UsageError
 from harness.plugin import PluginConfig
@@ -58,7 +58,8 @@ def compose(overrides: Sequence[str], known: _Known[RunConfig] | None = None) ->
         overrides: E.g. `["method=redeem,zero_fill", "method.preset=official", "train_seed=0,1,2"]`.  A comma
             list (outside quotes and brackets) makes a grid; the last override varies fastest.  `preset=NAME` is the
             run as the preset declares it: `method.preset=NAME`, and `supervision=complete` if the preset's options
-            read true training values and `supervision` is not given.
+            read true training values and `supervision` is not given.  `from=FILE` stands for the overrides in a run
+            file (`harness.run_files`), and a comma list of files for one grid after the other.
         known: Filled with what was composed; given again, grids of one sweep share it.
 
     Returns:
@@ -67,9 +68,13 @@ def compose(overrides: Sequence[str], known: _Known[RunConfig] | None = None) ->
     Raises:
         UsageError: One line about the first unknown name or key, wrong type, bad value or bad grammar.
     """
-    long = [_PRESET.sub("method.preset=", text) for text in overrides]
-    configs = compose_as(RunConfig, long, known)
-    declared = long != list(overrides) and not any(text.startswith("supervision=") for text in long)
+    configs = []
+    for texts, tuning in run_files.expand([_PRESET.sub("method.preset=", text) for text in overrides]):
+        for config in compose_as(RunConfig, texts, known):
+            config.tuning = copy.copy(tuning)
+            configs.append(config)
+    given = {run_files.override_key(text) for text in overrides}
+    declared = "preset" in given and "supervision" not in given
     names = {text: parse_protocol(text).name for text in dict.fromkeys(config.protocol for config in configs)}
     for config in configs:
         if declared and config.method.needs_complete_supervision():
@@ -125,6 +130,15 @@ def compose_as(schema: type[C], overrides: Sequence[str], known: _Known[C] | Non
     return _compose_cells(_cells(_parse(overrides)), schema, {} if known is None else known)
 
 
+def grid(overrides: Sequence[str]) -> list[dict[str, str]]:
+    """The cells of a grid as overrides with one value each: key to text, in the order of `compose`.
+
+    Raises:
+        UsageError: See `compose`.
+    """
+    return [dict(cell) for cell in _cells(_parse([_PRESET.sub("method.preset=", text) for text in overrides]))]
+
+
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """The whole config as plain data; each plugin is `{"name": registered name, option: value, …}`.
 
@@ -137,7 +151,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
             plugins, _ = GROUPS[field.name]
             options = {"name_" if key == "name" else key: option for key, option in value.to_dict().items()}
             data[field.name] = {"name": plugins.name_of(type(value)), **options}
-        else:
+        elif field.name != "tuning" or value is not None:
             data[field.name] = _plain(value)
     return data
 

@@ -222,6 +222,29 @@ class TrackingConfig:
 
 
 @dataclass
+class TuningConfig:
+    """Where the options of a tuned run come from (`harness tune`); part of its identity, never typed by hand.
+
+    Attributes:
+        study: First 16 hex digits of the study's sha256: everything that the search depended on.
+        trials: Configurations that were tried.
+        searched: Options that were searched.
+        dataset: Data set on whose validation split they were chosen.
+        protocol: Protocol of the search.
+        metric: Metric that chose.
+        train_seeds: Train seeds of every trial, over which the metric was averaged.
+    """
+
+    study: str
+    trials: int
+    searched: list[str]
+    dataset: str
+    protocol: str
+    metric: str
+    train_seeds: list[int]
+
+
+@dataclass
 class RunConfig:
     """One cell: one method under one protocol on one data set with one seed each.
 
@@ -243,6 +266,7 @@ class RunConfig:
         device: `auto`, `cpu`, `cuda`, …
         paths: Where files go.
         tracking: Where the record goes.
+        tuning: Where tuned options come from; None for options that nobody searched.
     """
 
     method: Any
@@ -261,6 +285,7 @@ class RunConfig:
     device: str = "auto"
     paths: PathsConfig = field(default_factory=PathsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    tuning: TuningConfig | None = None
 
     def validate(self) -> None:
         """Checks every part; raises `UsageError`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -129,10 +130,21 @@ class RunRecord:
     schema_version: int = RECORD_SCHEMA
 
     @property
+    def tuning(self) -> Mapping[str, Any]:
+        """The search that chose options of the run (`harness.config.TuningConfig`); empty if there was none."""
+        return self.config.get("tuning") or {}
+
+    @property
+    def set_by_hand(self) -> list[str]:
+        """Entries of `changed` that no search chose."""
+        searched = self.tuning.get("searched", ())
+        return [entry for entry in self.changed if f"method.{entry.partition('=')[0]}" not in searched]
+
+    @property
     def display_name(self) -> str:
-        """Row name in tables: method, label, non-default preset and changed options."""
+        """Row name in tables: method, label, non-default preset, whether it was tuned, options changed by hand."""
         extra = [part for part in (self.label, self.preset if self.preset != "clean" else "") if part]
-        extra += self.changed
+        extra += ["tuned"] * bool(self.tuning) + self.set_by_hand
         return f"{self.method} ({', '.join(extra)})" if extra else self.method
 
     def to_json(self) -> str:

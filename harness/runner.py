@@ -564,8 +564,8 @@ class CellFeatures(dict[str, FeatureArray]):
         self.changed = dict(changed or {})
 
 
-def cell_features(cell: Cell, workspace: Workspace) -> CellFeatures:
-    """Tokens and pooled vectors of every modality as this method will see them."""
+def cell_features(cell: Cell, workspace: Workspace, splits: Sequence[Split] = SPLITS) -> CellFeatures:
+    """Tokens and pooled vectors of every modality as this method will see them, changed ones of `splits` only."""
     encoders = token_encoder_names(cell.config, cell.table)
     own = backbone_encoder_names(cell.config, cell.table)
 
@@ -579,6 +579,8 @@ def cell_features(cell: Cell, workspace: Workspace) -> CellFeatures:
     plain, changed = encoded(cell.table), {}
     for part, identity in cell.shown.changes.items():
         split = cell.shown.parts()[part][0]
+        if split not in splits:
+            continue
         rows = cell.table.splits[split]
         values = parse_identity(identity).apply(cell.table, split, cell.shown.mask_seed)
         changed[part] = {name: spread(array, rows, plain[name]) for name, array in encoded(values).items()}
@@ -645,7 +647,6 @@ def _bayes(table: DataTable) -> dict[str, float]:
 def _execute(cell: Cell, features: dict[str, FeatureArray], folders: Folders, record: RunRecord) -> None:
     """Audits, trains, predicts and scores; fills the record and writes the artifacts."""
     config, table = cell.config, cell.table
-    task = table.spec.task
     folder = folders.runs / cell.run_id
     started = time.perf_counter()
     processes.from_main(lambda: cell.masks.save(folder / "mask"))
@@ -654,24 +655,8 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folders: Folders, re
     known = folders.cache / "audits"
     record.audits = processes.main_first(lambda: audit.audit_before(table, cell.masks, cell.protocol, features, known))
     cost = Cost(audit_seconds=time.perf_counter() - began)
-    trainer = Trainer(config.trainer, config.train_seed, config.device, folder, cell.run_id)
-    method = processes.together(lambda: build_method(config, table, features, views).to(trainer.device))
     cost.prepare_seconds = time.perf_counter() - started - cost.audit_seconds
-    cost.trainable_parameters, cost.total_parameters = count_parameters(method)
-
-    metric = config.trainer.select_on or task.primary_metric
-
-    def score(logits: FloatArray, view: ObservedDataset) -> Mapping[str, float]:
-        return evaluate(task, logits, view.labels, sorted({metric, task.primary_metric}))
-
-    fit = FitResult()
-    if config.method.trains:
-        select = next(iter(views.tests.values())) if config.trainer.select_split == "test" else views.valid
-        fit = trainer.fit(method, views.train, select, score, metric, is_higher_better(metric))
-    else:
-        seed_everything(config.train_seed, "predict")
-        fit.best_metrics = dict(score(trainer.predict(method, views.valid), views.valid))
-    cost.train_seconds, cost.epochs, cost.best_epoch = fit.seconds, len(fit.history), fit.best_epoch
+    trainer, method, fit = _fit(cell, features, views, folder, cost)
     record.history, record.valid = fit.history, fit.best_metrics
 
     began = time.perf_counter()
@@ -700,6 +685,52 @@ def _execute(cell: Cell, features: dict[str, FeatureArray], folders: Folders, re
         return file_sha256(folder / PREDICTIONS_FILE)
 
     record.predictions_sha256 = processes.from_main(save)
+
+
+def _fit(
+    cell: Cell, features: Mapping[str, FeatureArray], views: audit.Views, folder: Path, cost: Cost
+) -> tuple[Trainer, Method, FitResult]:
+    """Builds, prepares and trains the method, choosing on `valid`; adds what it took to `cost`."""
+    config, table = cell.config, cell.table
+    task = table.spec.task
+    began = time.perf_counter()
+    trainer = Trainer(config.trainer, config.train_seed, config.device, folder, cell.run_id)
+    method = processes.together(lambda: build_method(config, table, features, views).to(trainer.device))
+    cost.prepare_seconds += time.perf_counter() - began
+    cost.trainable_parameters, cost.total_parameters = count_parameters(method)
+
+    metric = config.trainer.select_on or task.primary_metric
+
+    def score(logits: FloatArray, view: ObservedDataset) -> Mapping[str, float]:
+        return evaluate(task, logits, view.labels, sorted({metric, task.primary_metric}))
+
+    fit = FitResult()
+    if config.method.trains:
+        select = next(iter(views.tests.values())) if config.trainer.select_split == "test" else views.valid
+        fit = trainer.fit(method, views.train, select, score, metric, is_higher_better(metric))
+    else:
+        seed_everything(config.train_seed, "predict")
+        fit.best_metrics = dict(score(trainer.predict(method, views.valid), views.valid))
+    cost.train_seconds, cost.epochs, cost.best_epoch = fit.seconds, len(fit.history), fit.best_epoch
+    return trainer, method, fit
+
+
+def validate_cell(cell: Cell, workspace: Workspace, folder: Path) -> tuple[Mapping[str, float], Cost]:
+    """Trains a cell and scores it on `valid`; the test split is neither opened nor recorded, and nothing is logged.
+
+    Args:
+        cell: What to train.
+        workspace: Folders and loaded data.
+        folder: For its checkpoint: killed, the same call goes on from there.
+
+    Returns:
+        Metrics on `valid` of the chosen epoch, and what it took.
+    """
+    features = cell_features(cell, workspace, splits=("train", "valid"))
+    cost = Cost()
+    _, _, fit = _fit(cell, features, observed_views(cell, features, tests=False), folder, cost)
+    cost.total_seconds = cost.prepare_seconds + cost.train_seconds
+    return fit.best_metrics, cost
 
 
 def audit_subject(
@@ -748,15 +779,16 @@ def audit_subject(
     )
 
 
-def observed_views(cell: Cell, features: Mapping[str, FeatureArray]) -> audit.Views:
-    """The splits as the cell's method may see them; the test split once per condition."""
+def observed_views(cell: Cell, features: Mapping[str, FeatureArray], tests: bool = True) -> audit.Views:
+    """The splits as the cell's method may see them; the test split once per condition, or not at all."""
     table, supervision = cell.table, cell.config.supervision
     changed = features.changed if isinstance(features, CellFeatures) else {}
 
     def view(split: Split, condition: str = "") -> ObservedDataset:
         return observe(table, cell.shown, features, split, supervision, condition, changed)
 
-    return audit.Views(view("train"), view("valid"), {name: view("test", name) for name in cell.shown.condition_names})
+    conditions = cell.shown.condition_names if tests else ()
+    return audit.Views(view("train"), view("valid"), {name: view("test", name) for name in conditions})
 
 
 def build_method(
@@ -862,4 +894,5 @@ __all__ = [
     "save_weights",
     "summary_line",
     "timeout_message",
+    "validate_cell",
 ]

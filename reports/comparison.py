@@ -14,6 +14,7 @@ from harness import registry
 from harness.config import MetricConfig
 from harness.errors import DataError, UsageError
 from harness.predictions import split_conditions
+from harness.record import RunRecord
 from harness.reports.leaderboard import RunLike, headline, registered_metric, row_key
 from harness.reports.statistics import Difference, Metric, compare, detectable, holm
 from harness.reports.table import TableKey
@@ -87,7 +88,7 @@ def select(runs: Sequence[RunLike], text: str) -> list[RunLike]:
     """Finished runs that a text names: `METHOD`, `METHOD:option=value,…`, or beginnings of run ids, comma-separated.
 
     Of a method's variants those are taken that change nothing but the options named (and the preset, if it is named);
-    where there is none, all that agree with the options.
+    where there is none, all that agree with the options.  `METHOD:tuned=true` names what `harness tune` chose.
 
     Raises:
         UsageError: If nothing is found.
@@ -102,7 +103,7 @@ def select(runs: Sequence[RunLike], text: str) -> list[RunLike]:
         return found
     name, _, rest = text.partition(":")
     options = _options(text, rest)
-    found = [run for run in done if run.record.method == name and _agrees(run.record.config, options)]
+    found = [run for run in done if run.record.method == name and _agrees(run.record, options)]
     if not found:
         known = sorted({run.record.method for run in done})
         raise UsageError(
@@ -111,7 +112,8 @@ def select(runs: Sequence[RunLike], text: str) -> list[RunLike]:
     plain = [
         run
         for run in found
-        if {entry.partition("=")[0] for entry in run.record.changed} <= set(options)
+        if {entry.partition("=")[0] for entry in run.record.set_by_hand} <= set(options)
+        and ("tuned" in options or not run.record.tuning)
         and ("preset" in options or run.record.preset == "clean")
     ]
     return plain or found
@@ -155,8 +157,8 @@ def _options(text: str, rest: str) -> dict[str, str]:
     return options
 
 
-def _agrees(config: Mapping[str, Any], options: Mapping[str, str]) -> bool:
-    method = config.get("method", {})
+def _agrees(record: RunRecord, options: Mapping[str, str]) -> bool:
+    method = record.config.get("method", {}) | {"tuned": bool(record.tuning)}
     return all(name in method and _text(method[name]) == value.lower() for name, value in options.items())
 
 

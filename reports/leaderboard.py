@@ -170,6 +170,7 @@ def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
             # Shown everything, its "patterns" are other samples than the other rows'; see `_oracle_patterns`.
             row.per_pattern, row.counts = {}, counts
     table = Table(key, higher, _pattern_order(rows, scored), counts, rows)
+    _mark_tuning(table, [items[0].record.tuning for items in groups])
     _fill_conditions(table, groups)
     _compare_with_references(rows, _rank(table, groups), higher)
     table.published, table.refused = compare_published(
@@ -312,6 +313,25 @@ def _badges(row: Row, key: TableKey, failed: int, checks: Collection[str]) -> li
     if key.supervision != "observed":
         badges.append(Badge("supervision", f"{key.supervision} supervision"))
     return badges
+
+
+def _mark_tuning(table: Table, searches: Sequence[Mapping[str, Any]]) -> None:
+    """Says of every ranked row whether its options were searched, where those of some row were."""
+    if not any(searches):
+        return
+    budgets = set()
+    for row, search in zip(table.rows, searches, strict=True):
+        place = (search.get("dataset"), search.get("protocol"))
+        elsewhere = "" if place == (table.key.dataset, table.key.protocol) else f" on {place[0]} · {place[1]}"
+        if search:
+            row.badges.append(Badge("tuning", f"tuned, {search.get('trials')} trials{elsewhere}"))
+        elif not row.oracle:
+            row.badges.append(Badge("tuning", "not tuned"))
+        if search or not row.oracle:
+            budgets.add(search.get("trials", 0))
+    if len(budgets) > 1:
+        shown = ", ".join(str(budget) if budget else "none" for budget in sorted(budgets))
+        table.notes.append(f"Rows differ in how much their options were searched (trials: {shown}).")
 
 
 def grid_rates(names: Sequence[str]) -> list[float]:

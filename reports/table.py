@@ -9,7 +9,7 @@ from harness.reports.published import Published
 from harness.reports.statistics import Difference
 
 Verdict = Literal["agrees", "ours is higher", "ours is lower", "one run has no spread"]
-BadgeKind = Literal["reference", "audit", "failed", "seeds", "preset", "supervision", "undefined", "grid"]
+BadgeKind = Literal["reference", "audit", "failed", "seeds", "preset", "supervision", "undefined", "grid", "tuning"]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from harness.progress import say
 COMMANDS: Mapping[str, str] = {
     "run": "train and score methods under a missing-modality protocol",
     "sweep": "run a grid of methods, protocols, data sets and seeds in several processes",
+    "tune": "search options of methods, the same number of trials for each, on validation only",
     "reproduce": "run cells of published tables and put ours beside the printed numbers",
     "list": "list methods, datasets, protocols, metrics, encoders or backbones",
     "describe": "show one of them: options, presets, citation, licence, card",

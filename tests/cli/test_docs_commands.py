@@ -17,7 +17,7 @@ import pytest
 
 from harness import registry
 from harness.cli import COMMANDS, main
-from harness.cli.commands import check, describe, mask, report, reproduce, sweep
+from harness.cli.commands import check, describe, mask, report, reproduce, sweep, tune
 from harness.cli.commands import list as listing
 from harness.cli.store import read_store
 from harness.compose import compose, compose_as, encoder_config
@@ -152,13 +152,25 @@ def options(texts: list[str]) -> list[str]:
 
 def check_run(arguments: argparse.Namespace) -> None:
     if arguments.overrides:
-        compose(arguments.overrides)
+        compose(without_files(arguments.overrides))
+
+
+def without_files(overrides: list[str]) -> list[str]:
+    """A run file that `harness tune` would have written names a method."""
+    return ["method=zero_fill" if text.startswith("from=") else text for text in overrides]
+
+
+def check_tune(arguments: argparse.Namespace) -> None:
+    budget, overrides = tune.split_options(arguments.overrides)
+    budget.validate()
+    if overrides:
+        compose(overrides)
 
 
 def check_sweep(arguments: argparse.Namespace) -> None:
     _, overrides = sweep.split_options(arguments.overrides)
     if overrides:
-        named = ["method=zero_fill" if text == "method=all" else text for text in overrides]
+        named = without_files(["method=zero_fill" if text == "method=all" else text for text in overrides])
         compose([*(["method=zero_fill"] if arguments.cells else []), *named])
 
 
@@ -208,6 +220,7 @@ def check_compare(arguments: argparse.Namespace) -> None:
 CHECKS: Mapping[str, Callable[[argparse.Namespace], object]] = {
     "run": check_run,
     "sweep": check_sweep,
+    "tune": check_tune,
     "reproduce": check_reproduce,
     "list": check_list,
     "describe": check_describe,

@@ -19,10 +19,12 @@ examples:
   harness run method=redeem method.k=3 trainer.epochs=5 dataset=cdda
   harness run method=redeem preset=paper dataset=hateful_memes backbone=vilt_b32
   harness run method=unimodal method.modality=image,text --report report
+  harness run from=tuned/redeem_openmoji_both_0.7.yaml train_seed=0,1,2
   harness run method=redeem --dry-run
 
 A run that is recorded as finished is not run again (overwrite=always does), and one that was killed goes on
 from its last checkpoint.  `preset=NAME` stands for method.preset=NAME and the supervision that the preset declares.
+`from=FILE` stands for the options in a file that `harness tune` wrote.
 `harness describe method NAME` lists a method's options; `--dry-run` shows all others."""
 
 
