@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from harness.audit.subject import (
     PROBE,
@@ -17,11 +21,12 @@ from harness.audit.subject import (
     probe_size,
     take,
 )
+from harness.backbone import Backbone
 from harness.features import FeatureArray
 from harness.masking import ObservedDataset
 from harness.record import AuditResult, Severity
 from harness.seeding import derive_seed, seed_everything
-from harness.types import FloatArray
+from harness.types import FloatArray, IntArray
 
 #: Padding is replaced by noise of so many standard deviations of the real tokens.
 _NOISE = 3.0
@@ -43,6 +48,7 @@ def check_predictions(subject: Subject) -> list[AuditResult]:
         *guarded("eval_mode", lambda: _eval_mode(subject, plain, first)),
         *guarded("batch_companions", lambda: _companions(subject, plain, first)),
         *guarded("attention_masks", lambda: _attention_masks(subject, probes[0], first)),
+        *guarded("padding_length", lambda: _padding_length(subject, probes[0], first)),
     ]
 
 
@@ -162,6 +168,119 @@ def _noisy_padding(view: ObservedDataset) -> tuple[Mapping[str, FeatureArray], i
         else:
             array.tokens[padding] = draw.choice(array.tokens[real], size=int(padding.sum()))
     return arrays, count
+
+
+def _padding_length(subject: Subject, probe: ObservedDataset, first: FloatArray) -> AuditResult:
+    """Logits do not depend on how far sequences are padded; shows padding that is read as zeros, too.
+
+    Sequences get more padding.  What only takes sequences up to the length that it was built for is shown them with
+    less: without the steps that are padding in all samples.  A backbone with a place for every step of its input gets
+    padding behind its embeddings.  What mixes sequences with others of a fixed length is asked about complete samples.
+    """
+    padded = [
+        name
+        for column, name in enumerate(probe.modalities)
+        if (probe.present[:, [column]] & ~probe.features[name].mask[probe.rows]).any()
+    ]
+    if not padded:
+        return AuditResult("padding_length", True, "no padding among the samples of the probe")
+    everyone = np.arange(len(probe))
+    complete = np.flatnonzero(probe.present.all(axis=1))
+    for change in (_lengthened, _shortened, _behind_embeddings):
+        for rows in (everyone, complete):
+            try:
+                asked, steps, found = change(subject, probe, rows, padded)
+            except Exception:  # it takes no sequences of this length
+                continue
+            if not steps:
+                continue
+            gap = difference(found, first[asked])
+            detail = f"{steps} of padding, {len(asked)} samples: logits differ by {gap:.1g} of their size"
+            if gap > subject.tolerance:
+                detail += "; padding is read as if it were data"
+            return AuditResult("padding_length", gap <= subject.tolerance, detail, "warning")
+    return AuditResult("padding_length", True, "not tested: takes sequences of one length only", "note")
+
+
+#: Rows that were asked, what was done to their sequences (empty: nothing could be), and their logits.
+_Asked = tuple[IntArray, str, FloatArray]
+
+
+def _lengthened(subject: Subject, view: ObservedDataset, rows: IntArray, padded: Sequence[str]) -> _Asked:
+    """Asks with half as many steps of padding behind each sequence."""
+    arrays, steps = {}, []
+    for name in view.modalities:
+        array = take(view.features[name], view.rows[rows])
+        if name in padded:
+            more = _more(array.mask.shape[1])
+            steps.append(f"{more} more steps of {name!r}")
+            tokens = np.zeros((len(rows), more, *array.tokens.shape[2:]), dtype=array.tokens.dtype)
+            mask = np.zeros((len(rows), more), dtype=np.bool_)
+            array = replace(
+                array, tokens=np.concatenate([array.tokens, tokens], 1), mask=np.concatenate([array.mask, mask], 1)
+            )
+        arrays[name] = array
+    found = ask(subject, view.subset(rows).with_features(arrays))
+    return rows, ", ".join(steps), found
+
+
+def _shortened(subject: Subject, view: ObservedDataset, rows: IntArray, padded: Sequence[str]) -> _Asked:
+    """Asks about samples with a short sequence, without the steps that are padding in all of them."""
+    best: tuple[int, str, IntArray] = (0, "", rows[:0])
+    for name in padded:
+        mask = view.features[name].mask[view.rows[rows]]
+        there = view.present[rows, view.modalities.index(name)]
+        ends = (mask * np.arange(1, mask.shape[1] + 1)).max(axis=1, initial=1)
+        # The shorter half of what is not as long as can be.
+        short = np.flatnonzero(there & (ends < mask.shape[1]))
+        short = short[ends[short] <= np.median(ends[short])] if len(short) else short
+        less = mask.shape[1] - int(ends[short].max(initial=1))
+        if len(short) and less > best[0]:
+            best = (less, name, rows[short])
+    less, shorter, chosen = best
+    if not less:
+        return chosen, "", np.zeros((0, 0), dtype=np.float32)
+    arrays = {name: take(view.features[name], view.rows[chosen]) for name in view.modalities}
+    array = arrays[shorter]
+    arrays[shorter] = replace(array, tokens=array.tokens[:, :-less], mask=array.mask[:, :-less])
+    return chosen, f"{less} fewer steps of {shorter!r}", ask(subject, view.subset(chosen).with_features(arrays))
+
+
+def _behind_embeddings(subject: Subject, view: ObservedDataset, rows: IntArray, padded: Sequence[str]) -> _Asked:
+    """Asks with steps of padding behind what backbones embed, if there are any."""
+    steps = {}
+    with ExitStack() as stack:
+        for backbone in (module for module in subject.method.modules() if isinstance(module, Backbone)):
+            more = {name: _more(backbone.length(name)) for name in backbone.modalities if name in padded}
+            stack.enter_context(_longer_embeddings(backbone, more))
+            steps |= {name: f"{count} more embedded steps of {name!r}" for name, count in more.items()}
+        return rows, ", ".join(steps.values()), ask(subject, view.subset(rows))
+
+
+@contextmanager
+def _longer_embeddings(backbone: Backbone, more: Mapping[str, int]) -> Iterator[None]:
+    """Lets `embed` return so many more steps, zeros that its mask calls padding, and `length` count them."""
+    embed, length = backbone.embed, backbone.length
+
+    def embedded(modality: str, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, real = embed(modality, tokens, mask)
+        padding = (len(hidden), more.get(modality, 0))
+        return (
+            torch.cat([hidden, hidden.new_zeros(*padding, *hidden.shape[2:])], 1),
+            torch.cat([real, real.new_zeros(padding)], 1),
+        )
+
+    backbone.embed = embedded  # type: ignore[method-assign]
+    backbone.length = lambda modality: length(modality) + more.get(modality, 0)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del backbone.embed, backbone.length
+
+
+def _more(length: int) -> int:
+    """Steps that a sequence is lengthened by."""
+    return length // 2 + 1
 
 
 def check_replay(subject: Subject, severity: Severity = "leak") -> AuditResult:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import audit
-from harness.config import MethodConfig, TrainerConfig
+from harness import audit, registry
+from harness.config import MethodConfig, RetrievalConfig, TrainerConfig
 from harness.masking import MaskTable, ObservedDataset
 from harness.method import Method, MethodContext, Stage
 from harness.protocol import parse_protocol
@@ -174,6 +174,48 @@ class MasksPadding(Honest):
         return logits.index_add(0, part.rows, real.expand(-1, logits.shape[1]))
 
 
+class ReadsZeros(Honest):
+    """Sets padding to zero and then averages over it, as REDEEM's `attention_mask=none` does on a fusion backbone."""
+
+    def predict_step(self, batch: Batch) -> Tensor:
+        logits = super().predict_step(batch)
+        part = batch.inputs["text"]
+        mean = (part.tokens * part.mask.unsqueeze(2)).mean(dim=1).sum(dim=1, keepdim=True)
+        return logits.index_add(0, part.rows, mean.expand(-1, logits.shape[1]))
+
+
+class ReadsZerosUpToALength(ReadsZeros):
+    """The same with a table of positions, so that nothing longer than the data can be asked."""
+
+    def predict_step(self, batch: Batch) -> Tensor:
+        if batch.inputs["text"].tokens.shape[1] > self.context.features["text"].length:
+            raise IndexError("no such position")
+        return super().predict_step(batch)
+
+
+class ReadsZerosBesideMemories(ReadsZerosUpToALength):
+    """The same where a missing text is replaced by one of the memory, which has the data's length."""
+
+    def predict_step(self, batch: Batch) -> Tensor:
+        if batch.inputs["text"].tokens.shape[1] < self.context.features["text"].length and not batch.present.all():
+            raise RuntimeError("sizes do not match")
+        return super().predict_step(batch)
+
+
+class TakesOneLength(Honest):
+    """A linear layer over the whole sequence, which knows where padding is by its place."""
+
+    def __init__(self, data: TinyData) -> None:
+        super().__init__(data)
+        spec = data.feature_specs["text"]
+        self.flat = torch.nn.Linear(spec.length * spec.token_shape[0], self.task.num_outputs)
+
+    def predict_step(self, batch: Batch) -> Tensor:
+        part = batch.inputs["text"]
+        logits = super().predict_step(batch)
+        return logits.index_add(0, part.rows, self.flat((part.tokens * part.mask.unsqueeze(2)).flatten(1)))
+
+
 @pytest.fixture
 def data() -> TinyData:
     return tiny_observed()
@@ -265,6 +307,7 @@ def test_an_honest_method_passes(data: TinyData) -> None:
         "eval_mode",
         "batch_companions",
         "attention_masks",
+        "padding_length",
     }
     assert not failed(results), results
 
@@ -284,6 +327,10 @@ def test_an_honest_method_passes(data: TinyData) -> None:
         (NeverSleeps, {"eval_mode"}),
         (SamplesItsCode, {"eval_mode"}),
         (AttendsToPadding, {"attention_masks"}),
+        (ReadsZeros, {"padding_length"}),
+        (ReadsZerosUpToALength, {"padding_length"}),
+        (ReadsZerosBesideMemories, {"padding_length"}),
+        (TakesOneLength, set()),
     ],
 )
 def test_each_audit_catches_its_leak_and_no_other(
@@ -303,6 +350,34 @@ def test_what_was_caught_is_told(data: TinyData) -> None:
     padding = audited(data, AttendsToPadding)["attention_masks"]
     assert "padding is read" in padding.detail
     assert padding.severity == "warning"
+
+
+def test_how_padding_was_moved_is_told(data: TinyData) -> None:
+    length = data.feature_specs["text"].length
+    longer = audited(data, ReadsZeros)["padding_length"]
+    assert longer.severity == "warning"
+    assert f"{length // 2 + 1} more steps of 'text'" in longer.detail
+    assert longer.detail.endswith("padding is read as if it were data")
+    assert "fewer steps of 'text'" in audited(data, ReadsZerosUpToALength)["padding_length"].detail
+    fixed = audited(data, TakesOneLength)["padding_length"]
+    assert (fixed.passed, fixed.severity) == (True, "note")
+    for array in data.features.values():
+        array.mask[:] = True
+    assert audited(data)["padding_length"].detail == "no padding among the samples of the probe"
+
+
+@pytest.mark.parametrize(("mask", "passes"), [("key_padding", True), ("none", False)])
+def test_an_attention_mask_without_effect_is_caught_on_a_backbone_that_zeroes_padding(
+    data: TinyData, mask: str, passes: bool
+) -> None:
+    config = registry.methods.get("redeem")(attention_mask=mask)  # type: ignore[call-arg]
+    backbone = registry.backbones.get("fusion")()
+    build = lambda: backbone.implementation()(backbone, data.feature_specs)  # noqa: E731
+    context = MethodContext(data.spec, data.feature_specs, build, retrieval=RetrievalConfig("torch"))
+    results = audited(data, lambda _: config.implementation()(config, context))
+    assert results["attention_masks"].passed
+    assert results["padding_length"].passed == passes
+    assert "more embedded steps of 'text'" in results["padding_length"].detail
 
 
 def test_attention_masks_of_ones_over_padding_are_caught(data: TinyData) -> None:
