@@ -24,6 +24,7 @@ from harness.errors import DataError, ProcessLostError, TrainingError, UsageErro
 from harness.files import Folders, atomic_write, ensure_folder, locked
 from harness.metrics import is_higher_better
 from harness.plugin import check_range
+from harness.progress import say
 from harness.run_files import RunFile, override_key
 from harness.runner import Cell, Workspace, resolve, validate_cell
 from harness.seeding import derive_seed
@@ -219,13 +220,13 @@ def _study(texts: Mapping[str, str], configs: Sequence[RunConfig], tune: TuneCon
     return Study(digest_of(identity), cells, texts, space, metric, tune)
 
 
-def run_study(study: Study, workspace: Workspace, told: Callable[[Trial], None] | None = None) -> None:
+def run_study(study: Study, workspace: Workspace, tell: Callable[[str], None] = say) -> None:
     """Tries what has not been tried yet, and fills `study.trials`.
 
     Args:
         study: The study.
         workspace: The one that it was made with.
-        told: Called with every trial, those of former calls included.
+        tell: Called with a line about every trial, those of former calls included.
 
     Raises:
         HarnessError: If data cannot be read or nothing can be written; what is concluded stays.
@@ -242,8 +243,7 @@ def run_study(study: Study, workspace: Workspace, told: Callable[[Trial], None] 
                 store.add_trial(_frozen(study, _try(study, number, _suggest(study, known), known, workspace, folder)))
                 continue
             study.trials.append(_read(known[number]))
-            if told is not None:
-                told(study.trials[-1])
+            tell(summary(study, study.trials[-1]))
 
 
 def _open(study: Study, folder: Path) -> OptunaStudy:

@@ -20,7 +20,8 @@ class _Changed(Protocol):
     """A change on top of another protocol, which says what is hidden: `<protocol>+<change>`.
 
     Attributes:
-        base: Canonical name of the protocol that hides values; it has one test condition and changes none itself.
+        base: Canonical name of the protocol that hides values; it changes none itself.  Under each of its test
+            conditions what is shown is changed.
     """
 
     combines: ClassVar[bool] = True
@@ -41,6 +42,19 @@ class _Changed(Protocol):
         """`[n, M]` bool as the protocol below draws it."""
         return self._base.hidden(table, split, mask_seed)
 
+    def _with_change(self, spec: DatasetSpec, change: str) -> list[Condition]:
+        """The conditions of the protocol below, with a change of what they show.
+
+        Raises:
+            UsageError: If they change values already.
+        """
+        conditions = self._base.conditions(spec)
+        if any(condition.change for condition in conditions):
+            raise UsageError(f"protocol {self.name!r}: {self.base!r} changes values itself, so it cannot be combined.")
+        if len(conditions) == 1:
+            return [Condition(self.name, conditions[0].hidden, change)]
+        return [Condition(condition.name, condition.hidden, change) for condition in conditions]
+
     @property
     def _base(self) -> Protocol:
         return parse_protocol(self.base)
@@ -50,7 +64,10 @@ class _Changed(Protocol):
 
     def _below(self) -> str:
         """A sentence about what is hidden."""
-        return "" if self.base == "complete" else f" What is hidden is that of {self.base!r}: {self._base.describe()}"
+        if self.base == "complete":
+            return ""
+        each = ", under each of its test conditions" if self._base.aggregates else ""
+        return f" What is hidden is that of {self.base!r}{each}: {self._base.describe()}"
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -59,17 +76,21 @@ def _split(name: str) -> tuple[str, str]:
     return ("", "") if name.startswith(("train:", "test:")) else (base or "complete", own)
 
 
-def _checked(base: str, name: str) -> str:
+def _checked(base: str, name: str, grid: bool = False) -> str:
     """The canonical name of the protocol that hides values.
 
     Raises:
-        UsageError: If it has several test conditions, or changes values itself.
+        UsageError: If it changes values itself, or has several test conditions where the change makes a `grid` too.
     """
     protocol = parse_protocol(base)
-    if protocol.aggregates or isinstance(protocol, _Changed) or protocol.change:
+    if isinstance(protocol, _Changed) or protocol.change:
         raise UsageError(
-            f"protocol {name!r}: {base!r} cannot be combined; what stands before '+' has one test condition and "
-            "changes no values, e.g. both_0.7."
+            f"protocol {name!r}: {base!r} cannot be combined; what stands before '+' changes no values, e.g. both_0.7."
+        )
+    if grid and protocol.aggregates:
+        raise UsageError(
+            f"protocol {name!r}: {base!r} cannot be combined with a range of severities, as both have several test "
+            "conditions and scores over all of them; write one severity, e.g. patterns+corrupt:noise_image_3."
         )
     return protocol.name
 
@@ -79,7 +100,8 @@ class Corruption(_Changed):
     """`corrupt:<what>_<modality>_<severity>` and `corrupt:<what>_<modality>_<first>..<last>`.
 
     The test is shown corrupted values; training and validation are clean.  A range of severities, 0 for clean, is one
-    training with one test condition for each.  `both_0.7+corrupt:noise_image_3` also hides values.
+    training with one test condition for each.  `both_0.7+corrupt:noise_image_3` also hides values, and
+    `patterns+corrupt:noise_image_3` is tested under every pattern.
 
     Attributes:
         what: `<what>_<modality>`, e.g. `noise_image`.
@@ -99,6 +121,7 @@ class Corruption(_Changed):
         "corrupt:noise_image_3",
         "corrupt:typo_text_0..5",
         "both_0.7+corrupt:blur_image_0..5",
+        "patterns+corrupt:noise_image_3",
         "train:both_0.7,test:corrupt:mismatch_text_2",
     )
     test_only: ClassVar[bool] = True
@@ -125,7 +148,7 @@ class Corruption(_Changed):
                 f"protocol {name!r}: write corrupt:noise_image_3, or corrupt:noise_image_0..5 for a range of "
                 "severities (0 is clean)."
             )
-        result = cls(_checked(base, name), what, int(first), int(last or first))
+        result = cls(_checked(base, name, grid=bool(dots)), what, int(first), int(last or first))
         parse_change(f"{what}_1")
         return result
 
@@ -136,8 +159,8 @@ class Corruption(_Changed):
 
     @property
     def aggregates(self) -> Mapping[str, Aggregate]:
-        """The mean over a range of severities (the area under the curve over them, normalised)."""
-        return {"mean_over_grid": "mean"} if self.last > self.first else {}
+        """The mean over a range of severities (the area under the curve over them, normalised); else those below."""
+        return {"mean_over_grid": "mean"} if self.last > self.first else self._base.aggregates
 
     def describe(self) -> str:
         """One paragraph: what is done to test values, and how the draw is made."""
@@ -146,7 +169,7 @@ class Corruption(_Changed):
         over = (
             f" The one trained method is tested at each severity from {self.first} to {self.last}"
             f"{' (0 is clean)' if not self.first else ''}; 'mean_over_grid' is the mean of the scores."
-            if self.aggregates
+            if self.last > self.first
             else ""
         )
         return (
@@ -157,12 +180,14 @@ class Corruption(_Changed):
         )
 
     def conditions(self, spec: DatasetSpec) -> Sequence[Condition]:
-        """One per severity, on top of what the protocol below hides."""
-        hidden = self._base.conditions(spec)[0].hidden
-        names = [f"{self.what}_{severity}" for severity in self._severities()] if self.aggregates else [self.name]
+        """Those of the protocol below, corrupted, or one per severity on top of what it hides."""
+        changes = [change.name if change else "" for change in self._changes()]
+        if len(changes) == 1:
+            return self._with_change(spec, changes[0])
         return [
-            Condition(name, hidden, change.name if change else "")
-            for name, change in zip(names, self._changes(), strict=True)
+            Condition(f"{self.what}_{severity}", condition.hidden, condition.change)
+            for severity, change in zip(self._severities(), changes, strict=True)
+            for condition in self._with_change(spec, change)
         ]
 
     def remarks(self, table: DataTable, mask_seed: int, splits: Sequence[Split] = SPLITS) -> list[str]:
@@ -209,6 +234,7 @@ class Within(_Changed):
         "block_0.5",
         "tail_text_0.3",
         "both_0.7+frames_0.5",
+        "patterns+block_0.5",
         "train:complete,test:frames_0..0.9:0.1",
     )
 
@@ -233,6 +259,11 @@ class Within(_Changed):
         return self._named(self.what)
 
     @property
+    def aggregates(self) -> Mapping[str, Aggregate]:
+        """Those of the protocol below."""
+        return self._base.aggregates
+
+    @property
     def change(self) -> str:
         """The change, in all splits."""
         return self.what
@@ -245,8 +276,8 @@ class Within(_Changed):
         )
 
     def conditions(self, spec: DatasetSpec) -> Sequence[Condition]:
-        """One, on top of what the protocol below hides."""
-        return [Condition(self.name, self._base.conditions(spec)[0].hidden, self.change)]
+        """Those of the protocol below, with a part of each sequence missing."""
+        return self._with_change(spec, self.change)
 
     def remarks(self, table: DataTable, mask_seed: int, splits: Sequence[Split] = SPLITS) -> list[str]:
         """Those of the protocol below, and how many elements are hidden."""

@@ -248,7 +248,7 @@ def _shortened(subject: Subject, view: ObservedDataset, rows: IntArray, padded: 
 
 def _behind_embeddings(subject: Subject, view: ObservedDataset, rows: IntArray, padded: Sequence[str]) -> _Asked:
     """Asks with steps of padding behind what backbones embed, if there are any."""
-    steps = {}
+    steps: dict[str, str] = {}
     with ExitStack() as stack:
         for backbone in (module for module in subject.method.modules() if isinstance(module, Backbone)):
             more = {name: _more(backbone.length(name)) for name in backbone.modalities if name in padded}

@@ -381,7 +381,17 @@ def _number_mended(content: bytes, draw: np.random.Generator) -> bytes:
     for key in path:
         place = place[key]
     old = place[last]
-    values = (None, -1, 0.5, 1e308, "x", [], {}, True, old + 1 if isinstance(old, (int, float)) else f"{old}x")
+    values: tuple[Any, ...] = (
+        None,
+        -1,
+        0.5,
+        1e308,
+        "x",
+        [],
+        {},
+        True,
+        old + 1 if isinstance(old, (int, float)) else f"{old}x",
+    )
     place[last] = values[int(draw.integers(len(values)))]
     return _mend(members | {name: json.dumps(record, indent=2, sort_keys=True).encode() + b"\n"})
 

@@ -125,6 +125,11 @@ PINNED: dict[str, tuple[tuple[str, ...], float | None, str]] = {
         0.7,
         "10543905b09a9299e3f514f5afd839508b1d10f06bea973c415f1a967c65eea1",
     ),
+    "patterns+corrupt:noise_image_3": (
+        ("text", "image"),
+        None,
+        "e5fdbe78b9f61dcefd806ae10f2588bf814f5db510ca0de0f4e525e9f12a8046",
+    ),
     "train:both_0.7,test:corrupt:mismatch_text_2": (
         ("text", "image"),
         None,
@@ -149,6 +154,11 @@ PINNED: dict[str, tuple[tuple[str, ...], float | None, str]] = {
         ("text", "image"),
         0.7,
         "578b98459db9c202d07933653af01e56c27a4dc284d42a7e0473a081b591002e",
+    ),
+    "patterns+block_0.5": (
+        ("text", "image"),
+        None,
+        "2eeeff84c6bf5f9931054ac491ebab755bc5b5a2a7ead2391a053feb138b3414",
     ),
     "train:complete,test:frames_0..0.9:0.1": (
         ("text", "image"),

@@ -6,8 +6,9 @@ import io
 import json
 import subprocess
 import sys
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from harness.metrics import metric_versions
 from harness.predictions import pool_conditions, save_predictions
 from harness.record import ConditionResult, RunRecord
 from harness.scoring import Layout, bootstrap_interval, evaluate_aggregate, evaluate_predictions
+from harness.testing.bundles import KINDS, Guard, claims, mutant
 from harness.testing.records import MODALITIES, make_predictions, make_record
 from harness.tracking import StoredRun
 from harness.types import Predictions, TaskSpec
@@ -314,6 +316,65 @@ def test_strange_archives_are_refused(
     write_bundle(path, {record.run_id: files})
     path.write_bytes(repacked(path.read_bytes(), change, **info))
     assert says in failure(verify_bundle(path))[1]
+
+
+@pytest.mark.parametrize(("cases", "seed"), [(190, 0), pytest.param(2000, 1, marks=pytest.mark.slow)])
+def test_no_damaged_or_forged_bundle_passes_or_does_harm(cases: int, seed: int, tmp_path: Path, guard: Guard) -> None:
+    """See `benchmarks/fuzz_bundles.py` for 10,000 of them."""
+    record, files = make_files(tmp_path)
+    path, spoiled = tmp_path / "b.zip", tmp_path / "m.zip"
+    write_bundle(path, {record.run_id: files})
+    content, before = path.read_bytes(), {*tmp_path.iterdir(), spoiled}
+    kinds: dict[str, int] = {}
+    for number in range(cases):
+        kind, mutated = mutant(content, number, seed)
+        spoiled.write_bytes(mutated)
+        with guard.watching():
+            result = verify_bundle(spoiled)
+        if result.passed:
+            # The hashes were made anew: it is another bundle, and says so, but of the same proven claims.
+            assert kind.endswith("_mended"), (number, kind)
+            assert result.digest != hashlib.sha256(members_of(content)[MANIFEST]).hexdigest()
+            assert claims(result.records[record.run_id]) == claims(record), (number, kind)
+        kinds[kind] = kinds.get(kind, 0) + 1
+    assert kinds.keys() == KINDS.keys()
+    assert not guard.written
+    assert {*tmp_path.iterdir()} <= before
+
+
+def members_of(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
+    """Allows what is written below a temporary folder of the verifier's own."""
+    allowed, before = tmp_path_factory.mktemp("verifier"), tempfile.tempdir
+    tempfile.tempdir = str(allowed)
+    yield Guard(allowed)
+    tempfile.tempdir = before
+
+
+def test_the_guard_sees_what_is_written_elsewhere(tmp_path: Path, guard: Guard) -> None:
+    """A guard that cannot fail would prove nothing."""
+    with guard.watching():
+        with tempfile.TemporaryDirectory() as allowed:
+            (Path(allowed) / "a").write_text("b")
+        assert not guard.written
+        (tmp_path / "evil").write_text("x")
+        (tmp_path / "evil").rename(tmp_path / "worse")
+        (tmp_path / "worse").unlink()
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "link").symlink_to("/etc")
+    assert [line.split()[0] for line in guard.written] == [
+        "open",
+        "os.rename",
+        "os.rename",
+        "os.remove",
+        "os.mkdir",
+    ] + ["os.symlink"] * 2
+    guard.written.clear()
 
 
 def test_oversized_archives_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,7 +207,7 @@ def test_mismatched_values_are_those_of_others(size: int, seed: int) -> None:
         ),
         ("corrupt:noise_img_1", "has no modality 'img'. Modalities: text, image"),
         ("train:corrupt:noise_image_3,test:complete", "changes the test only and cannot be a training side"),
-        ("patterns+frames_0.5", "'patterns' cannot be combined"),
+        ("patterns+corrupt:noise_image_0..5", "'patterns' cannot be combined with a range of severities"),
         ("frames_0.5+corrupt:noise_image_3", "'frames_0.5' cannot be combined"),
         ("corrupt:noise_image_3+frames_0.5", "cannot be combined"),
         ("nothing+frames_0.5", "unknown protocol 'nothing'"),
@@ -231,6 +231,8 @@ def test_bad_names(name: str, message: str) -> None:
         ("complete+tail_0.3", "tail_0.3"),
         ("both_0.70+frames_.5", "both_0.7+frames_0.5"),
         ("shared_0.5+corrupt:blur_image_1..3", "shared_0.5+corrupt:blur_image_1..3"),
+        ("patterns+corrupt:blur_image_3", "patterns+corrupt:blur_image_3"),
+        ("test:patterns_proper+tail_text_0.30", "train:complete,test:patterns_proper+tail_text_0.3"),
         ("test:frames_0..0.8:0.4", "train:complete,test:frames_0..0.8:0.4"),
         ("test:shared_0.50+frames_text_0..1:0.5", "train:complete,test:shared_0.5+frames_text_0..1:0.5"),
         ("test:both_0.50+corrupt:ocr_text_0..5", "train:complete,test:both_0.5+corrupt:ocr_text_0..5"),
@@ -241,6 +243,25 @@ def test_names_are_canonical(name: str, canonical: str) -> None:
     assert protocol.name == canonical
     assert parse_protocol(canonical) == protocol
     assert "\n" not in protocol.describe()
+
+
+@pytest.mark.parametrize("change", ["corrupt:noise_image_3", "frames_text_0.5"])
+def test_a_change_under_every_pattern(change: str) -> None:
+    """The conditions and scores of `patterns`, hiding what they hide; what is shown is changed under each of them."""
+    table = make_table(readable=True)
+    plain, changed = draw("patterns", table), draw(f"patterns+{change}", table)
+    assert changed.condition_names == plain.condition_names == ("text", "image", "text+image")
+    for part, (ids, present) in plain.parts().items():
+        assert changed.parts()[part][0] == ids
+        assert np.array_equal(changed.parts()[part][1], present)
+    tests = {f"test:{name}" for name in plain.condition_names}
+    assert set(changed.changes) == (tests if change.startswith("corrupt") else tests | {"train", "valid"})
+    protocol = parse_protocol(f"patterns+{change}")
+    assert protocol.aggregates == parse_protocol("patterns").aggregates
+    assert "under each of its test conditions" in protocol.describe()
+    assert changed.fingerprint != plain.fingerprint
+    sides = draw(f"train:both_0.5,test:patterns+{change}", table)
+    assert {part for part in sides.changes if part.startswith("test:")} == tests
 
 
 # Mask tables

@@ -53,8 +53,7 @@ def parser(**options: Any) -> Parser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the studies and writes, per study, the best options and a table of what was tried."""
-    from harness.progress import say
-    from harness.tuning import describe, make_studies, run_study, summary
+    from harness.tuning import describe, make_studies, run_study
 
     tune, overrides = split_options(arguments.overrides)
     studies, workspace = make_studies(overrides, tune)
@@ -65,7 +64,7 @@ def execute(arguments: argparse.Namespace) -> int:
     for study, stem in zip(studies, _stems(studies), strict=True):
         # stdout is for the tables: what a method prints goes the way of progress.
         with contextlib.redirect_stdout(sys.stderr):
-            run_study(study, workspace, lambda trial, study=study: say(summary(study, trial)))
+            run_study(study, workspace)
         file = arguments.out / f"{stem}.yaml" if study.best is not None else None
         if file is not None:
             study.run_file(file).save()
