@@ -48,7 +48,7 @@ def check_predictions(subject: Subject) -> list[AuditResult]:
         *guarded("eval_mode", lambda: _eval_mode(subject, plain, first)),
         *guarded("batch_companions", lambda: _companions(subject, plain, first)),
         *guarded("attention_masks", lambda: _attention_masks(subject, probes[0], first)),
-        *guarded("padding_length", lambda: _padding_length(subject, probes[0], first)),
+        *guarded("padding_length", lambda: _padding_length(subject, chosen[0], probes[0], first)),
     ]
 
 
@@ -170,31 +170,26 @@ def _noisy_padding(view: ObservedDataset) -> tuple[Mapping[str, FeatureArray], i
     return arrays, count
 
 
-def _padding_length(subject: Subject, probe: ObservedDataset, first: FloatArray) -> AuditResult:
+def _padding_length(subject: Subject, view: ObservedDataset, probe: ObservedDataset, first: FloatArray) -> AuditResult:
     """Logits do not depend on how far sequences are padded; shows padding that is read as zeros, too.
 
     Sequences get more padding.  What only takes sequences up to the length that it was built for is shown them with
     less: without the steps that are padding in all samples.  A backbone with a place for every step of its input gets
     padding behind its embeddings.  What mixes sequences with others of a fixed length is asked about complete samples.
     """
-    padded = [
-        name
-        for column, name in enumerate(probe.modalities)
-        if (probe.present[:, [column]] & ~probe.features[name].mask[probe.rows]).any()
-    ]
+    complete = view.subset(np.flatnonzero(view.present.all(axis=1))[: len(probe)])
+    padded = [name for name in view.modalities if any(_has_padding(part, name) for part in (probe, complete))]
     if not padded:
         return AuditResult("padding_length", True, "no padding among the samples of the probe")
-    everyone = np.arange(len(probe))
-    complete = np.flatnonzero(probe.present.all(axis=1))
     for change in (_lengthened, _shortened, _behind_embeddings):
-        for rows in (everyone, complete):
+        for part in (probe, complete) if len(complete) else (probe,):
             try:
-                asked, steps, found = change(subject, probe, rows, padded)
+                asked, steps, found = change(subject, part, padded)
             except Exception:  # it takes no sequences of this length
                 continue
             if not steps:
                 continue
-            gap = difference(found, first[asked])
+            gap = difference(found, (first if part is probe else ask(subject, part))[asked])
             detail = f"{steps} of padding, {len(asked)} samples: logits differ by {gap:.1g} of their size"
             if gap > subject.tolerance:
                 detail += "; padding is read as if it were data"
@@ -202,51 +197,54 @@ def _padding_length(subject: Subject, probe: ObservedDataset, first: FloatArray)
     return AuditResult("padding_length", True, "not tested: takes sequences of one length only", "note")
 
 
+def _has_padding(view: ObservedDataset, name: str) -> bool:
+    """Whether a sample of a view shows a modality with padding."""
+    there = view.present[:, [view.modalities.index(name)]]
+    return bool((there & ~view.features[name].mask[view.rows]).any())
+
+
 #: Rows that were asked, what was done to their sequences (empty: nothing could be), and their logits.
 _Asked = tuple[IntArray, str, FloatArray]
 
 
-def _lengthened(subject: Subject, view: ObservedDataset, rows: IntArray, padded: Sequence[str]) -> _Asked:
+def _lengthened(subject: Subject, view: ObservedDataset, padded: Sequence[str]) -> _Asked:
     """Asks with half as many steps of padding behind each sequence."""
     arrays, steps = {}, []
     for name in view.modalities:
-        array = take(view.features[name], view.rows[rows])
+        array = take(view.features[name], view.rows)
         if name in padded:
             more = _more(array.mask.shape[1])
             steps.append(f"{more} more steps of {name!r}")
-            tokens = np.zeros((len(rows), more, *array.tokens.shape[2:]), dtype=array.tokens.dtype)
-            mask = np.zeros((len(rows), more), dtype=np.bool_)
+            tokens = np.zeros((len(view), more, *array.tokens.shape[2:]), dtype=array.tokens.dtype)
+            mask = np.zeros((len(view), more), dtype=np.bool_)
             array = replace(
                 array, tokens=np.concatenate([array.tokens, tokens], 1), mask=np.concatenate([array.mask, mask], 1)
             )
         arrays[name] = array
-    found = ask(subject, view.subset(rows).with_features(arrays))
-    return rows, ", ".join(steps), found
+    return np.arange(len(view)), ", ".join(steps), ask(subject, view.with_features(arrays))
 
 
-def _shortened(subject: Subject, view: ObservedDataset, rows: IntArray, padded: Sequence[str]) -> _Asked:
+def _shortened(subject: Subject, view: ObservedDataset, padded: Sequence[str]) -> _Asked:
     """Asks about samples with a short sequence, without the steps that are padding in all of them."""
-    best: tuple[int, str, IntArray] = (0, "", rows[:0])
+    most, shorter, chosen = 0, "", np.zeros(0, dtype=np.int64)
     for name in padded:
-        mask = view.features[name].mask[view.rows[rows]]
-        there = view.present[rows, view.modalities.index(name)]
+        mask = view.features[name].mask[view.rows]
         ends = (mask * np.arange(1, mask.shape[1] + 1)).max(axis=1, initial=1)
         # The shorter half of what is not as long as can be.
-        short = np.flatnonzero(there & (ends < mask.shape[1]))
+        short = np.flatnonzero(view.present[:, view.modalities.index(name)] & (ends < mask.shape[1]))
         short = short[ends[short] <= np.median(ends[short])] if len(short) else short
         less = mask.shape[1] - int(ends[short].max(initial=1))
-        if len(short) and less > best[0]:
-            best = (less, name, rows[short])
-    less, shorter, chosen = best
-    if not less:
+        if len(short) and less > most:
+            most, shorter, chosen = less, name, short
+    if not most:
         return chosen, "", np.zeros((0, 0), dtype=np.float32)
     arrays = {name: take(view.features[name], view.rows[chosen]) for name in view.modalities}
     array = arrays[shorter]
-    arrays[shorter] = replace(array, tokens=array.tokens[:, :-less], mask=array.mask[:, :-less])
-    return chosen, f"{less} fewer steps of {shorter!r}", ask(subject, view.subset(chosen).with_features(arrays))
+    arrays[shorter] = replace(array, tokens=array.tokens[:, :-most], mask=array.mask[:, :-most])
+    return chosen, f"{most} fewer steps of {shorter!r}", ask(subject, view.subset(chosen).with_features(arrays))
 
 
-def _behind_embeddings(subject: Subject, view: ObservedDataset, rows: IntArray, padded: Sequence[str]) -> _Asked:
+def _behind_embeddings(subject: Subject, view: ObservedDataset, padded: Sequence[str]) -> _Asked:
     """Asks with steps of padding behind what backbones embed, if there are any."""
     steps: dict[str, str] = {}
     with ExitStack() as stack:
@@ -254,7 +252,7 @@ def _behind_embeddings(subject: Subject, view: ObservedDataset, rows: IntArray, 
             more = {name: _more(backbone.length(name)) for name in backbone.modalities if name in padded}
             stack.enter_context(_longer_embeddings(backbone, more))
             steps |= {name: f"{count} more embedded steps of {name!r}" for name, count in more.items()}
-        return rows, ", ".join(steps.values()), ask(subject, view.subset(rows))
+        return np.arange(len(view)), ", ".join(steps.values()), ask(subject, view)
 
 
 @contextmanager
