@@ -1,10 +1,11 @@
 """A sweep whose workers and driver are killed again and again, beside the same sweep left alone.
 
-    python -P benchmarks/kill_sweep.py [--cells 300] [--workers 2] [--every 8] [--seed 0]
+    python -P benchmarks/kill_sweep.py [--cells 300] [--workers 2] [--every 10] [--seed 0]
 
-Every few seconds `kill -9` hits a worker, or one time in four the driver, which is then started again with the same
-command.  In the end there must be exactly one finished record a cell, equal to that of the sweep left alone in its
-scores, losses and predictions.  Prints JSON; exits with 1 if a record is lost, doubled or different.
+Every few seconds of CPU time (so that a busy machine does not kill it before it has begun) `kill -9` hits a worker, or
+one time in four the driver, which is then started again with the same command.  In the end there must be exactly one
+finished record a cell, equal to that of the sweep left alone in its scores, losses and predictions.  Prints JSON; exits
+with 1 if a record is lost, doubled or different.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Sweep:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         self.ended: list[float] = []
         self.lines: list[str] = []
+        self._ticks: dict[int, int] = {}
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -66,6 +68,14 @@ class Sweep:
                     found.append(int(folder.name))
         return found
 
+    def seconds(self) -> float:
+        """CPU time that it and its workers have taken so far, those that are gone included."""
+        for process in (self.process.pid, *self.workers()):
+            with contextlib.suppress(OSError):
+                fields = (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()
+                self._ticks[process] = int(fields[11]) + int(fields[12])
+        return sum(self._ticks.values()) / os.sysconf("SC_CLK_TCK")
+
     def wait(self) -> int:
         """Waits for its end; returns the exit code."""
         code = self.process.wait()
@@ -79,11 +89,13 @@ def disturbed(home: Path, arguments: list[str], every: float, seed: int) -> dict
     kills: Counter[str] = Counter()
     hit: list[float] = []
     ended: list[float] = []
+    starts = 1
     sweep = Sweep(home, arguments)
     began = time.monotonic()
     while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            sweep.process.wait(draw.uniform(0.25, 1.75) * every)
+        until = sweep.seconds() + draw.uniform(0.25, 1.75) * every
+        while sweep.process.poll() is None and sweep.seconds() < until:
+            time.sleep(0.2)
         workers = sweep.workers()
         if sweep.process.poll() is not None:
             code = sweep.wait()
@@ -91,26 +103,30 @@ def disturbed(home: Path, arguments: list[str], every: float, seed: int) -> dict
             if code == 0:
                 break
             # Killed, or some cells died twice and are recorded as failed: the same command goes on.
-            kills["restarted"] += 1
+            starts += 1
             sweep = Sweep(home, arguments)
-        elif draw.random() < 0.25:
+            continue
+        if draw.random() < 0.25:
             sweep.process.kill()
             kills["driver"] += 1
-            hit.append(time.monotonic())
         elif workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(draw.choice(workers), signal.SIGKILL)
-                kills["worker"] += 1
-                hit.append(time.monotonic())
-        if sum(kills.values()) % 20 == 0:
-            say(f"{dict(kills)}, {len(ended) + len(sweep.ended)} cells ended")
+            kills["worker"] += 1
+        hit.append(time.monotonic())
+        say(f"{dict(kills)}, {len(ended) + len(sweep.ended)} cells ended")
     # From a kill to the next cell that ends, unless another kill came in between.
     recoveries = [
         min(end for end in ended if end > kill) - kill
         for kill, following in zip(hit, [*hit[1:], float("inf")], strict=True)
         if any(kill < end < following for end in ended)
     ]
-    return {"seconds": time.monotonic() - began, **kills, "recovery_seconds_worst": max(recoveries, default=0.0)}
+    return {
+        "seconds": time.monotonic() - began,
+        "starts": starts,
+        **kills,
+        "recovery_seconds_worst": max(recoveries, default=0.0),
+    }
 
 
 def content(run: StoredRun) -> dict[str, Any]:
@@ -130,7 +146,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=300)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--every", type=float, default=8.0, help="mean seconds between kills")
+    parser.add_argument("--every", type=float, default=10.0, help="mean CPU seconds between kills")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     arguments = [f"train_seed=range(0,{options.cells})", f"workers={options.workers}"]
