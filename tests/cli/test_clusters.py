@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from harness import registry
+from harness.executors import local
+from harness.executors.local import LocalConfig
 from harness.executors.ray import RayConfig
 from harness.executors.slurm import SlurmConfig
 from harness.runner import Outcome
@@ -38,6 +40,8 @@ from typing import ClassVar
 import torch
 
 from harness import registry
+from harness.executors import local
+from harness.executors.local import LocalConfig
 from harness.config import MethodConfig
 from harness.method import Method
 
@@ -62,7 +66,8 @@ class Waiting(Method):
     def prepare(self, train):
         where = Path(os.environ["HARNESS_HOME"]) / f"at-{self.config.mark}"
         first = not where.exists()
-        where.write_text(f"{os.environ.get('SLURM_JOB_ID', '')} {node()} {os.getpid()}")
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        where.write_text(f"{os.environ.get('SLURM_JOB_ID', '')} {node()} {os.getpid()} {gpus}")
         if first:
             time.sleep(self.config.seconds)
 
@@ -97,7 +102,7 @@ def meanwhile(act: Callable[[], None]) -> threading.Thread:
 
 
 def place_of(home: Path, name: str) -> list[str]:
-    """Job, node and process of a cell, once it runs."""
+    """Job, node, process and GPU of a cell, once it runs."""
     file = home / f"at-{name}"
     deadline = time.monotonic() + 600
     while not (file.exists() and file.read_text()):
@@ -112,6 +117,20 @@ def statuses(outcomes: list[Outcome]) -> list[str]:
 
 def stored(home: Path) -> list[int]:
     return sorted(run.record.seeds["train_seed"] for run in load_runs(f"sqlite:///{home / 'mlflow.db'}"))
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_worker_has_its_gpu(store: Path, plugin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are none here, but CUDA would look them up where the workers find theirs."""
+    monkeypatch.setattr(local, "_gpus", lambda: ["3", "5"])
+    assert LocalConfig().places(0) == 2
+    grid = [text for text in SMALL if text != "device=cpu"]
+    plan = make_plan([*grid, "method.mark=a,b", "method.seconds=20"])
+    outcomes = run_plan(plan, SweepConfig(workers=0), plugins=[plugin])
+    assert statuses(outcomes) == ["finished", "finished"]
+    assert {place_of(store, name)[3] for name in ("a", "b")} == {"3", "5"}
 
 
 # -- Slurm -------------------------------------------------------------------------------------------------------------
