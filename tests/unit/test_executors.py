@@ -42,7 +42,7 @@ def home(tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch)
 def tasks_of(grid: Sequence[str], config: SweepConfig | None = None) -> list[Task]:
     plan = make_plan(grid)
     workspace = sweep.Workspace(sweep.Folders.resolve(plan.cells[0].config.paths))
-    return sweep._tasks(plan.cells, config or SweepConfig(), workspace.folders, ())
+    return sweep._tasks(plan.cells, config or SweepConfig(), workspace.folders, (), sweep._past_costs(plan.cells))
 
 
 # -- the entry that all share ------------------------------------------------------------------------------------------
