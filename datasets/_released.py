@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.config import digest_of
-from harness.dataset import LazySequence, check_table, join_groups, table_fingerprint
+from harness.dataset import LazySequence, check_table, join_groups, part_of, table_fingerprint
 from harness.errors import DataError
 from harness.files import atomic_write, ensure_folder
 from harness.plugin import check_choice
@@ -255,7 +255,7 @@ class ReleasedConfig(PreparableConfig):
             DataTable(
                 spec=DatasetSpec(
                     name=self.title(),
-                    version=self.version if checked.official else f"{self.version}-subset",
+                    version=self.version if checked.official else part_of(self.version),
                     modalities=(ModalitySpec("image", "image", (None, None, 3)), ModalitySpec("text", "text")),
                     task=task,
                     license=self.license,

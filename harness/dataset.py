@@ -16,6 +16,19 @@ from harness.errors import DataError
 from harness.plugin import PluginConfig
 from harness.types import SPLITS, DataTable, IntArray, Split
 
+#: Ends the version of data sets that are only a part of what was released.
+_PART = "-subset"
+
+
+def part_of(version: str) -> str:
+    """The version of a part of a release; numbers of it are never compared with published ones."""
+    return f"{version}{_PART}"
+
+
+def is_part(version: str) -> bool:
+    """Whether a version is that of a part of a release (`part_of`)."""
+    return version.endswith(_PART)
+
 
 @dataclass
 class DatasetConfig(PluginConfig, ABC):

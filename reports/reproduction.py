@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from harness.dataset import is_part
 from harness.record import RunRecord
 from harness.reports.presets import Preset
 from harness.reports.published import UNKNOWN, Published
@@ -145,7 +146,7 @@ def why_not(number: Published, record: RunRecord) -> str:
         return f"the run is of {record.method}, the number of {number.method}"
     if dataset != number.dataset:
         return f"the data set is {dataset}, published is {number.dataset}"
-    if str(record.dataset.get("version", "")).endswith("-subset"):
+    if is_part(str(record.dataset.get("version", ""))):
         splits = record.dataset.get("splits", {})
         sizes = " / ".join(str(splits.get(split, "?")) for split in ("train", "valid", "test"))
         return f"the folder is not the whole release ({sizes} samples)"
