@@ -38,6 +38,8 @@ STATUS = "harness.status"
 DELIVERY = "harness.delivery"
 SENT = "harness.sent"
 SUPERSEDED = "harness.superseded_by"
+#: Names of files that were made from a stored run and lie beside its record, separated by commas.
+ATTACHED = "harness.attached"
 
 PROBE_SECONDS = 3.0
 #: How long a reader waits for a SQLite database that is being written.

@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -75,10 +75,11 @@ class PluginConfig:
 
         A plugin whose card is the `card.md` of its package owns that package, and all modules in it count; of a
         package shared by several plugins (`zero_fill.md`, `knn_vote.md`, …) only the config's and the target's do.
+        What only looks at finished runs (`harness.inspector`) does not count.
         """
         config = Path(inspect.getfile(cls))
         if "." in cls.__module__ and cls.card == PluginConfig.card and cls.card_path().is_file():
-            return sorted(config.parent.rglob("*.py"))
+            return _counted(config.parent.rglob("*.py"))
         module = cls.target.partition(":")[0]
         spec = importlib.util.find_spec(module) if module else None
         return sorted({config, *([Path(spec.origin)] if spec is not None and spec.origin is not None else [])})
@@ -86,7 +87,7 @@ class PluginConfig:
     @classmethod
     def shared_files(cls) -> list[Path]:
         """Python files directly in the `common` package beside the plugin's own, which its modules may use."""
-        return sorted((Path(inspect.getfile(cls)).parents[1] / "common").glob("*.py"))
+        return _counted((Path(inspect.getfile(cls)).parents[1] / "common").glob("*.py"))
 
     @classmethod
     def source_fingerprint(cls) -> str:
@@ -102,6 +103,11 @@ class PluginConfig:
     def to_dict(self) -> dict[str, Any]:
         """Options as plain data, in field order."""
         return dataclasses.asdict(self)
+
+
+def _counted(files: Iterable[Path]) -> list[Path]:
+    """Files that can change a result."""
+    return sorted(file for file in files if file.name != "inspector.py")
 
 
 def check_choice(owner: str, option: str, value: str, choices: tuple[str, ...]) -> None:

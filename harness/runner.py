@@ -37,6 +37,7 @@ from harness.errors import (
 )
 from harness.features import FeatureArray, FeatureStore
 from harness.files import Folders, atomic_write, ensure_folder, file_sha256
+from harness.findings import Findings
 from harness.identity import run_id
 from harness.masking import MaskTable, ObservedDataset, observe
 from harness.method import Method, MethodContext
@@ -172,6 +173,10 @@ class Outcome:
     def link(self) -> str:
         """Address of the run's page, where a tracking server has shown it before; else empty."""
         return "" if isinstance(self.source, Path) else self.source.link
+
+    def findings(self) -> Findings | None:
+        """What `harness inspect` found in it before; None for a run that has just been made."""
+        return None if isinstance(self.source, Path) else self.source.findings()
 
     def predictions(self) -> Predictions:
         """Predictions per test sample and test condition.

@@ -20,7 +20,9 @@ from harness import outbox
 from harness.config import TrackingConfig
 from harness.errors import TrackingError
 from harness.files import Folders
+from harness.findings import FINDINGS_FILE, Findings
 from harness.mlflow_store import (
+    ATTACHED,
     RUN_ID,
     SENT,
     STATUS,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 PREDICTIONS_FILE = "predictions.parquet"
+#: Letters of a whole run id.
+ID_LENGTH = 64
 
 
 def tracking_uri(tracking: TrackingConfig, folders: Folders) -> str:
@@ -187,6 +191,7 @@ class StoredRun:
         experiment_id: MLflow's experiment.
         uri: Tracking URI it came from.
         artifact_uri: Where its artifacts are.
+        attached: Names of artifacts that were made from the run afterwards.
     """
 
     record: RunRecord
@@ -194,6 +199,7 @@ class StoredRun:
     experiment_id: str
     uri: str = field(default="", repr=False)
     artifact_uri: str = field(default="", repr=False)
+    attached: tuple[str, ...] = ()
 
     @property
     def link(self) -> str:
@@ -216,6 +222,31 @@ class StoredRun:
 
         with _artifact(self.uri, self.mlflow_run_id, self.artifact_uri, PREDICTIONS_FILE) as path:
             return load_predictions(path)
+
+    def findings(self) -> Findings | None:
+        """What `harness inspect` found in the run; None where nobody has looked.
+
+        Raises:
+            HarnessError: If it cannot be read.
+        """
+        if FINDINGS_FILE not in self.attached:
+            return None
+        return Findings.from_json(self.artifact(FINDINGS_FILE), f"{FINDINGS_FILE} of run {self.record.run_id[:12]}")
+
+    def attach(self, name: str, text: str) -> None:
+        """Puts a file that was made from the run beside its record; the record stays as it is.
+
+        Raises:
+            TrackingError: If the store cannot be reached or does not take it.
+        """
+        client = connect(self.uri)
+        try:
+            client.log_text(self.mlflow_run_id, text, name)
+            client.set_tag(self.mlflow_run_id, ATTACHED, ",".join(sorted({*self.attached, name})))
+        except Exception as error:
+            raise TrackingError(
+                f"MLflow at {redact(self.uri)} did not take {name} of run {self.mlflow_run_id}: {reason(error)}."
+            ) from error
 
     def artifact(self, name: str) -> bytes:
         """Content of one of its artifacts.
@@ -295,19 +326,22 @@ def load_runs(uri: str, *, filters: Mapping[str, str] | None = None) -> list[Sto
         uri: Tracking URI.
         filters: `harness.*` tags without the prefix (`method`, `dataset`, `protocol`, `supervision`,
             `train_seed`, …) that a run must have; a value may list alternatives separated by commas.
-            `experiment` and `run_id` work too.
+            `experiment` and `run_id` work too, and of a run id its beginning.
 
     Raises:
         TrackingError: If the store cannot be reached or read.
     """
     wanted = {name: set(_alternatives(name, text)) for name, text in (filters or {}).items()}
     experiments = wanted.pop("experiment", None)
+    starts = tuple(wanted.pop("run_id", {""}))
     newest: dict[str, Listed] = {}
-    ids = wanted.get("run_id", set())
-    for run in listed(uri, [f"harness.{name}" for name in wanted], run_id=next(iter(ids)) if len(ids) == 1 else ""):
+    # A server looks for one whole id only.
+    whole = starts[0] if len(starts) == 1 and len(starts[0]) == ID_LENGTH else ""
+    for run in listed(uri, [ATTACHED, *(f"harness.{name}" for name in wanted)], run_id=whole):
         if experiments is not None and run.experiment not in experiments:
             continue
-        if all(run.tags.get(f"harness.{name}") in values for name, values in wanted.items()):
+        named = run.tags[RUN_ID].startswith(starts)
+        if named and all(run.tags.get(f"harness.{name}") in values for name, values in wanted.items()):
             known = newest.get(run.tags[RUN_ID])
             if known is None or run.tags.get(SENT, "") > known.tags.get(SENT, ""):
                 newest[run.tags[RUN_ID]] = run
@@ -320,5 +354,6 @@ def load_runs(uri: str, *, filters: Mapping[str, str] | None = None) -> list[Sto
             # One run written by a newer harness, or with lost artifacts, must not hide a team's other results.
             say(f"warning: MLflow run {run.mlflow_run_id} is left out: {reason(error)}.")
             continue
-        stored.append(StoredRun(record, run.mlflow_run_id, run.experiment_id, uri, run.artifact_uri))
+        attached = tuple(filter(None, run.tags.get(ATTACHED, "").split(",")))
+        stored.append(StoredRun(record, run.mlflow_run_id, run.experiment_id, uri, run.artifact_uri, attached))
     return stored

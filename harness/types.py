@@ -277,7 +277,15 @@ class Predictions:
 
     def patterns(self) -> list[str]:
         """Pattern name of each sample: its present modalities joined by `+`, in spec order."""
-        return [pattern_name(row, self.modalities) for row in self.present]
+        return pattern_names(self.present, self.modalities)
+
+
+def pattern_names(present: BoolArray, modalities: Sequence[str]) -> list[str]:
+    """Pattern name of each row of `[N, M]`."""
+    rows = list(map(tuple, present.tolist()))
+    # Few patterns and many samples: each is named once.
+    names = {row: pattern_name(row, modalities) for row in set(rows)}
+    return [names[row] for row in rows]
 
 
 def pattern_name(present: Sequence[bool] | BoolArray, modalities: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ def build_report(
         out: Folder, created if needed.
         names: Formats, keys of `RENDERERS`, and for figures `svg`, `pdf`, `png`; none means all of the former, and
             figures as SVG.
-        show: Finds texts and pictures of test samples, for the page.
+        show: Finds texts and pictures of samples, for the page and for examples of retrieval.
 
     Returns:
         The leaderboard, and the files in the order of `names`, figures last.
@@ -75,4 +75,4 @@ def build_report(
     if not names and len(board.tables) > MOST_TABLES:
         say(f"figures of {len(board.tables)} tables take a while and are left out: ask for them with `--format svg`.")
         drawn = []
-    return board, paths + (write_figures(board, inspected, out / "figures", drawn) if drawn else [])
+    return board, paths + (write_figures(board, inspected, out / "figures", drawn, show) if drawn else [])

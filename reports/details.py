@@ -8,17 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.errors import HarnessError
+from harness.findings import Agreement, Example, Findings, Recovery
 from harness.measures import ECE_BINS
+from harness.progress import say
 from harness.record import RunRecord
 from harness.reports.leaderboard import RunLike
 from harness.tracking import StoredRun
-from harness.types import Predictions
+from harness.types import Predictions, pattern_names
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -28,7 +31,7 @@ LOCAL_UI = "http://127.0.0.1:5000"
 #: So many worst samples are kept for each row.
 WORST = 8
 #: Learning curves are thinned to at most so many epochs.
-CURVE_POINTS = 50
+CURVE_POINTS = 30
 
 
 @dataclass(frozen=True)
@@ -88,31 +91,48 @@ class Summary:
 
 def summarise(predictions: Predictions, kind: str) -> Summary:
     """What reports show of predictions; `kind` is the task's."""
-    conditions = predictions.condition or ("",) * len(predictions.ids)
-    keys = list(zip(predictions.ids, conditions, strict=True))
+    keys = _keys(predictions.ids, predictions.condition)
+    patterns = _patterns(predictions.present.tobytes(), predictions.modalities)
     logits, labels = predictions.logits.astype(np.float64), predictions.labels
     if kind == "regression":
         loss = np.abs(logits - labels).mean(axis=1)
-        return Summary(keys, predictions.patterns(), loss, None, labels, None, None)
+        return Summary(keys, patterns, loss, None, labels, None, None)
     if kind == "multilabel":
         true, said = labels > 0.5, logits >= 0
         loss = np.logaddexp(0.0, np.where(true, -logits, logits)).mean(axis=1)
         table = np.stack([true & said, ~true & said, true & ~said, ~true & ~said], axis=2).sum(axis=0)
         sure, right = 1.0 / (1.0 + np.exp(-np.abs(logits))), true == said
-        return Summary(keys, predictions.patterns(), loss, None, labels, table, _reliability(sure, right))
+        return Summary(keys, patterns, loss, None, labels, table, _reliability(sure, right))
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     predicted, classes = logits.argmax(axis=1), logits.shape[1]
     table = np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
     return Summary(
         keys,
-        predictions.patterns(),
+        patterns,
         -log_probability[np.arange(len(labels)), labels],
         predicted,
         labels,
         table,
         _reliability(np.exp(log_probability.max(axis=1)), predicted == labels),
     )
+
+
+#: Runs of one table are about the same samples under the same masks: what they share is made and kept once.
+_SHARED = 64
+
+
+@lru_cache(maxsize=_SHARED)
+def _keys(ids: tuple[str, ...], condition: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Sample and test condition of every prediction."""
+    return list(zip(ids, condition or ("",) * len(ids), strict=True))
+
+
+@lru_cache(maxsize=_SHARED)
+def _patterns(present: bytes, modalities: tuple[str, ...]) -> list[str]:
+    """Pattern of every prediction, from the bytes of `[N, M]` bool."""
+    rows = np.frombuffer(present, dtype=np.bool_).reshape(-1, len(modalities))
+    return pattern_names(rows, modalities)
 
 
 def _reliability(confidence: Floats, right: npt.NDArray[np.bool_]) -> Reliability:
@@ -163,6 +183,18 @@ class Inspected:
             self._summary = summarise(predictions, kind)
         return predictions
 
+    def findings(self) -> Findings | None:
+        """What `harness inspect` found in it; None where nobody has looked, or it cannot be read."""
+        return self._findings
+
+    @cached_property
+    def _findings(self) -> Findings | None:
+        try:
+            return self.run.findings()
+        except HarnessError as error:
+            say(f"warning: {error}")
+            return None
+
     def summary(self) -> Summary | None:
         """The summary; None for runs without readable predictions."""
         if self._summary is None and self.record.status == "finished":
@@ -208,6 +240,7 @@ class Details:
         reliability: All seeds together.
         worst: Hardest first.
         inspected: Seeds whose predictions were read.
+        findings: What `harness inspect` found in the seeds that it was asked about.
     """
 
     curves: dict[str, list[list[float]]]
@@ -217,6 +250,22 @@ class Details:
     reliability: Reliability | None
     worst: list[WorstSample]
     inspected: int
+    findings: list[Findings] = field(default_factory=list)
+
+    @property
+    def recoveries(self) -> list[Recovery]:
+        """How well hidden modalities were recovered, mean over the seeds that were inspected."""
+        return mean_recoveries(self.findings)
+
+    @property
+    def agreements(self) -> list[Agreement]:
+        """Whether those that were asked have the same label, mean over the seeds that were inspected."""
+        return mean_agreements(self.findings)
+
+    @property
+    def examples(self) -> list[Example]:
+        """Test samples and whom they asked, of the first seed that was inspected."""
+        return self.findings[0].examples if self.findings else []
 
 
 def inspect(runs: Sequence[Inspected]) -> Details:
@@ -235,7 +284,57 @@ def inspect(runs: Sequence[Inspected]) -> Details:
         _total([summary.reliability for summary in alike]),
         worst_samples(alike, labels),
         len(alike),
+        findings_of(finished),
     )
+
+
+def findings_of(runs: Sequence[Inspected]) -> list[Findings]:
+    """Findings of the finished runs that were inspected."""
+    return [found for run in runs if run.record.status == "finished" and (found := run.findings()) is not None]
+
+
+def mean_recoveries(findings: Sequence[Findings]) -> list[Recovery]:
+    """Mean over seeds of what each of them has; a number that a seed leaves undefined has no mean."""
+    groups: dict[tuple[str, str, str], list[Recovery]] = {}
+    for one in (each for found in findings for each in found.recoveries):
+        groups.setdefault((one.condition, one.pattern, one.modality), []).append(one)
+    return [
+        Recovery(
+            *key,
+            group[0].count,
+            float(np.mean([one.cosine for one in group])),
+            _mean([one.others for one in group]),
+            _mean([one.error for one in group]),
+            [float(value) for value in np.mean([one.quantiles for one in group], axis=0)],
+        )
+        for key, group in groups.items()
+        if len(group) == len(findings)
+    ]
+
+
+def mean_agreements(findings: Sequence[Findings]) -> list[Agreement]:
+    """Mean over seeds of what each of them has."""
+    groups: dict[tuple[str, str, int], list[Agreement]] = {}
+    for one in (each for found in findings for each in found.agreements):
+        groups.setdefault((one.condition, one.use, one.neighbours), []).append(one)
+    return [
+        Agreement(
+            condition,
+            use,
+            group[0].count,
+            neighbours,
+            float(np.mean([one.plain for one in group])),
+            float(np.mean([one.weighted for one in group])),
+            [float(value) for value in np.mean([one.weights for one in group], axis=0)],
+        )
+        for (condition, use, neighbours), group in groups.items()
+        if len(group) == len(findings)
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _total(parts: Sequence[Any]) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 
 from harness.config import digest_of, identity_part
 from harness.errors import DataError, HarnessError
+from harness.findings import Findings
 from harness.predictions import split_conditions
 from harness.record import ConditionResult, RunRecord
 from harness.reports.beside import compare_published
@@ -60,6 +61,9 @@ class RunLike(Protocol):
 
     def predictions(self) -> Predictions:
         """Predictions per test sample."""
+
+    def findings(self) -> Findings | None:
+        """What `harness inspect` found in the run; None where nobody has looked."""
 
 
 @dataclass
@@ -215,7 +219,7 @@ def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> R
     own = results[0].intervals.get(key.metric, []) if len(results) == 1 else []
     if own and all(map(math.isfinite, own)):
         row.low, row.high = own
-    costs = [asdict(item.record.cost) for item in done]
+    costs = [vars(item.record.cost) for item in done]
     row.cost = {
         name: float(max(values) if name.endswith(("_bytes", "_items", "_parameters")) else np.mean(values))
         for name in (costs[0] if costs else {})

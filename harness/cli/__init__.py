@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, str] = {
     "export": "bundle runs into one file that anyone can score again",
     "verify": "check such a bundle: every hash, every score",
     "audit": "make the leak checks of a recorded run again, on data, weights and predictions",
+    "inspect": "look into a recorded run: what was reconstructed, and who was asked",
     "ui": "open MLflow's pages on the recorded runs",
     "sync": "send runs that could not reach the tracking server",
     "doctor": "check the installation, data sets, encoders and tracking",

@@ -25,6 +25,7 @@ from harness import registry
 from harness.audit import poisoned
 from harness.backbone import Backbone
 from harness.config import BackboneConfig, MethodConfig, RetrievalConfig
+from harness.inspector import VOTE, inspector_of
 from harness.masking import ObservedDataset
 from harness.method import Method, MethodContext, class_prior_logits, task_loss
 from harness.seeding import seed_everything
@@ -342,6 +343,41 @@ class MethodContract:
         # Draws outside the trainer depend on the seed of the context, so both must be asked with the same one.
         object.__setattr__(fresh.context, "train_seed", 0)
         assert torch.equal(predict(fresh, data.test), predict(method, data.test))
+
+    # -- inspection --------------------------------------------------------------------------------------------------
+
+    @everywhere
+    def test_inspected(self, task: TaskKind, modalities: int) -> None:
+        """What an inspector recovers can be compared; whom it asked are training samples; asking changes nothing."""
+        data = tiny_observed(task, modalities)
+        method = self.build(data)
+        if inspector_of(method) is None:
+            pytest.skip("nothing to inspect: the method neither reconstructs nor retrieves")
+        train(method, data.train, steps=3)
+        before = predict(method, data.test)
+        inspector = inspector_of(method)
+        assert inspector is not None
+        batch = whole(data.test)
+        complete = whole(one_pattern(data.test, data.features, [True] * modalities))
+        with torch.no_grad():
+            recovered, embedded = inspector.recovered(batch), inspector.embedded(complete)
+            asked = inspector.consulted(batch)
+        assert recovered or asked, "an inspector shows something"
+        assert set(recovered) <= set(embedded)
+        for name, found in recovered.items():
+            assert found.shape == embedded[name].shape
+            assert found.ndim == 2
+            assert torch.isfinite(found[~batch.present[:, method.modalities.index(name)]]).all()
+            assert torch.isfinite(embedded[name]).all()
+        for use, consulted in asked.items():
+            wanted = torch.ones(len(batch), dtype=torch.bool)
+            if use != VOTE:
+                wanted = ~batch.present[:, method.modalities.index(use)]
+            there = (consulted.index >= 0) & wanted.unsqueeze(1)
+            assert set(np.array(consulted.ids)[consulted.index[there].numpy()]) <= set(data.train.ids)
+            shares = (consulted.weight * there).sum(1)
+            assert torch.allclose(shares, there.any(1).to(shares.dtype), atol=1e-5)
+        assert torch.equal(predict(method, data.test), before)
 
     def test_nothing_on_stdout(self) -> None:
         """A method prints nothing: stdout belongs to the command line."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.findings import Agreement, Example, Findings, Neighbour, Recovery
 from harness.predictions import pool_conditions
 from harness.record import AuditResult, ConditionResult, Cost, RunRecord, Status
 from harness.types import Aggregate, Predictions
@@ -122,11 +123,16 @@ class FakeRun:
     mlflow_run_id: str = "0" * 32
     experiment_id: str = "1"
     link: str = ""
+    found: Findings | None = None
 
     def predictions(self) -> Predictions:
         """The predictions it was made with."""
         assert self.scores is not None
         return self.scores
+
+    def findings(self) -> Findings | None:
+        """The findings it was made with."""
+        return self.found
 
 
 def make_conditions_run(
@@ -163,3 +169,26 @@ def make_run(method: str, accuracy: float, **options: Any) -> FakeRun:
     count = options.pop("count", 200)
     predictions = make_predictions(accuracy, count, seed=1000 * options.get("train_seed", 0) + len(method))
     return FakeRun(make_record(method, predictions, **options), predictions)
+
+
+def make_findings(run_id: str, cosine: float = 0.8) -> Findings:
+    """What `harness inspect` finds in a run over text and image: two recoveries, who was asked, two test samples."""
+    sides = (("text", "image"), ("image", "text"))
+    spread = [cosine - 0.2, cosine - 0.1, cosine, cosine + 0.05, cosine + 0.1]
+    return Findings(
+        run_id,
+        [Recovery("both_0.7", shown, hidden, 70, cosine, 0.5, 1.0 - cosine, spread) for shown, hidden in sides],
+        [Agreement("both_0.7", hidden, 70, 2, 0.5, 0.6, [0.7, 0.3]) for _, hidden in sides],
+        [
+            Example(
+                f"s{number:05d}",
+                "both_0.7",
+                shown,
+                hidden,
+                "a",
+                "b",
+                [Neighbour("t1", "a", 0.9, 0.7, 1.0), Neighbour("t2", "c", 0.8, 0.3, 0.0)],
+            )
+            for number, (shown, hidden) in enumerate(sides)
+        ],
+    )

@@ -12,8 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.files import atomic_write, ensure_folder
-from harness.reports.details import Inspected
-from harness.reports.figures import calibration, cost, heatmap, patterns, ranks, robustness, scores
+from harness.reports.details import Inspected, Show, findings_of
+from harness.reports.figures import (
+    calibration,
+    cost,
+    heatmap,
+    patterns,
+    ranks,
+    reconstruction,
+    retrieval,
+    robustness,
+    scores,
+)
 from harness.reports.leaderboard import Leaderboard
 from harness.reports.table import Table
 
@@ -29,15 +39,17 @@ TABLE_FIGURES: dict[str, Callable[[Table, Sequence[Sequence[Inspected]]], Figure
     "robustness": robustness.draw,
     "cost": cost.draw,
     "calibration": calibration.draw,
+    "reconstruction": reconstruction.draw,
 }
 
 
-def figures(board: Leaderboard, runs: Sequence[Inspected]) -> Iterator[tuple[str, Figure]]:
+def figures(board: Leaderboard, runs: Sequence[Inspected], show: Show | None = None) -> Iterator[tuple[str, Figure]]:
     """Every figure that the runs allow, with a name for its file.
 
     Args:
         board: The leaderboard.
         runs: The runs it was built from.
+        show: Finds texts and pictures of samples, for examples of retrieval.
     """
     by_id = {run.record.run_id: run for run in runs}
     for test in board.block_tests:
@@ -52,6 +64,10 @@ def figures(board: Leaderboard, runs: Sequence[Inspected]) -> Iterator[tuple[str
             figure = draw(table, behind)
             if figure is not None:
                 yield slug(f"{number:02d}", table.key.dataset, table.key.protocol, name), figure
+        for row, found in zip(table.rows, map(findings_of, behind), strict=True):
+            drawn = retrieval.draw(table, found[0].examples, show) if found else None
+            if drawn is not None:
+                yield slug(f"{number:02d}", table.key.dataset, table.key.protocol, "retrieval", row.name), drawn
 
 
 def slug(*parts: str) -> str:
@@ -59,7 +75,9 @@ def slug(*parts: str) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-.")[:60] or "x" for part in parts)
 
 
-def write_figures(board: Leaderboard, runs: Sequence[Inspected], out: Path, formats: Sequence[str]) -> list[Path]:
+def write_figures(
+    board: Leaderboard, runs: Sequence[Inspected], out: Path, formats: Sequence[str], show: Show | None = None
+) -> list[Path]:
     """Writes all figures; the same runs give the same bytes.
 
     Args:
@@ -67,6 +85,7 @@ def write_figures(board: Leaderboard, runs: Sequence[Inspected], out: Path, form
         runs: The runs it was built from.
         out: Folder, created if needed.
         formats: Out of `svg`, `pdf`, `png`.
+        show: Finds texts and pictures of samples.
 
     Returns:
         The files.
@@ -78,7 +97,7 @@ def write_figures(board: Leaderboard, runs: Sequence[Inspected], out: Path, form
 
     paths: list[Path] = []
     with style():
-        for name, figure in figures(board, runs):
+        for name, figure in figures(board, runs, show):
             ensure_folder(out)
             for ending in formats:
                 path = out / f"{name}.{ending}"

@@ -232,6 +232,7 @@ CHECKS: Mapping[str, Callable[[argparse.Namespace], object]] = {
     "compare": check_compare,
     "export": lambda arguments: read_store(options(arguments.runs)),
     "audit": lambda arguments: read_store(options(arguments.runs)),
+    "inspect": lambda arguments: read_store(options(arguments.runs)),
     "verify": lambda arguments: arguments.file,
     "ui": lambda arguments: read_store(arguments.overrides),
     "sync": lambda arguments: read_store(arguments.overrides),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from harness import measures
 from harness.errors import DataError
+from harness.findings import Findings
 from harness.record import ConditionResult
 from harness.reports.details import (
     Inspected,
@@ -17,10 +18,19 @@ from harness.reports.details import (
     curve_step,
     inspect,
     learning_curves,
+    mean_agreements,
+    mean_recoveries,
     summarise,
     worst_samples,
 )
-from harness.testing.records import FakeRun, make_conditions_run, make_predictions, make_record, make_run
+from harness.testing.records import (
+    FakeRun,
+    make_conditions_run,
+    make_findings,
+    make_predictions,
+    make_record,
+    make_run,
+)
 from harness.types import Predictions
 
 
@@ -161,3 +171,25 @@ def test_bands_add_samples_and_seeds_in_quadrature() -> None:
     assert (band.score, band.low, band.high) == pytest.approx((0.7, 0.7 - half, 0.7 + half))
     records[1].results.pop()
     assert condition_bands(records, "accuracy") == []
+
+
+def test_means_over_seeds_need_every_seed() -> None:
+    first, second = make_findings("a", 0.6), make_findings("b", 0.8)
+    del second.recoveries[1]
+    (only,) = mean_recoveries([first, second])
+    assert (only.modality, only.cosine, only.error) == ("image", pytest.approx(0.7), pytest.approx(0.3))
+    assert only.quantiles == pytest.approx([0.5, 0.6, 0.7, 0.75, 0.8])
+    assert [one.use for one in mean_agreements([first, second])] == ["image", "text"]
+    assert mean_recoveries([]) == []
+
+
+def test_findings_that_cannot_be_read_are_told_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    class Damaged(FakeRun):
+        def findings(self) -> Findings | None:
+            raise DataError("findings.json of run 12: no findings.")
+
+    made = make_run("redeem", 0.8)
+    inspected = Inspected(Damaged(made.record, made.scores))
+    assert inspected.findings() is None
+    assert inspected.findings() is None
+    assert capsys.readouterr().err.count("findings.json of run 12") == 1

@@ -4,19 +4,24 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.cli.samples import data_address
 from harness.reports.build import build_report
-from harness.reports.details import Inspected
+from harness.reports.details import Inspected, Picture
 from harness.reports.figures import figures, slug, write_figures
 from harness.reports.figures.cost import pareto_front
+from harness.reports.figures.reconstruction import pooled
 from harness.reports.figures.style import short, style
 from harness.reports.leaderboard import Leaderboard
-from harness.testing.records import FakeRun, make_conditions_run, make_record, make_run
+from harness.testing.records import FakeRun, make_conditions_run, make_findings, make_record, make_run
 
 METHODS = {"redeem": 0.8, "map": 0.7, "zero_fill": 0.6}
 #: Would stop matplotlib if it were read as mathematics, and a page if it were read as markup.
@@ -124,6 +129,49 @@ def test_hostile_names_are_letters(tmp_path: Path) -> None:
     svg = next(path for path in paths if "scores" in path.name).read_text(encoding="utf-8")
     assert "$\\frac{&lt;b&gt;&amp;amp;" in svg
     assert "\x1b" not in svg
+
+
+def inspected_run(cosine: float) -> Inspected:
+    run = make_run("redeem", 0.8, label=HOSTILE)
+    return Inspected(replace(run, found=make_findings(run.record.run_id, cosine)))
+
+
+def test_recovery_is_drawn_per_hidden_modality_with_its_error(tmp_path: Path) -> None:
+    runs = [inspected_run(0.8), Inspected(make_run("map", 0.7))]
+    paths = write_figures(Leaderboard.build(runs), runs, tmp_path, ["svg"])
+    words = texts(next(path for path in paths if "reconstruction" in path.name).read_text(encoding="utf-8"))
+    assert {"image from", "text from", "0.20"} <= {word.strip() for word in words}
+    # A row that nobody inspected has no line.
+    assert "map" not in words
+
+
+def test_means_over_conditions_count_samples() -> None:
+    one = make_findings("a", 0.6).recoveries[0]
+    found = pooled([one, replace(one, condition="both_0.3", count=30, cosine=0.8, others=None)])
+    assert found["text", "image"].cosine == pytest.approx((70 * 0.6 + 30 * 0.8) / 100)
+    assert found["text", "image"].count == 100
+    assert found["text", "image"].others is None
+
+
+def test_examples_of_retrieval_show_pictures_labels_and_weights(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+
+    def show(dataset: str, fingerprint: str, ids: Sequence[str]) -> dict[str, Picture]:
+        return {name: Picture(HOSTILE, data_address(pixels)) for name in ids if name != "t2"}
+
+    runs = [inspected_run(0.8)]
+    board = Leaderboard.build(runs)
+    paths = write_figures(board, runs, tmp_path / "a", ["svg"], show)
+    svg = next(path for path in paths if "retrieval" in path.name).read_text(encoding="utf-8")
+    words = " ".join(texts(svg))
+    # Two test samples and their nearer neighbour have a picture.
+    assert svg.count("<image") == 4
+    assert "✓ a" in words
+    assert "✗ c" in words
+    assert "weight 0.700" in words
+    assert "asks for image" in words
+    plain = write_figures(board, runs, tmp_path / "b", ["svg"])
+    assert "t1" in texts(next(path for path in plain if "retrieval" in path.name).read_text(encoding="utf-8"))
 
 
 def test_nothing_to_draw() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import reaudit as module
+from harness import restore
 from harness.cli import main
 from harness.compose import compose
 from harness.errors import DataError
@@ -77,7 +77,7 @@ def test_without_the_data_the_record_is_what_is_left(
     def gone(*_: object) -> None:
         raise DataError("no such file")
 
-    monkeypatch.setattr(module, "resolve", gone)
+    monkeypatch.setattr(restore, "resolve", gone)
     found = reaudit(stored(uri), folders)
     assert {check.name for check in found.again} == {"loss_terms", "known_answer"}
     assert {"masks", "non_interference", "selection_split"} <= {check.name for check in found.recorded}

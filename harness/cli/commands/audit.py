@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cli.output import print_json, print_table
 from harness.cli.parsing import Parser, add_json_option
+from harness.cli.runs import named_run
 from harness.cli.store import STORE_HELP, read_store
 from harness.errors import EXIT_AUDIT, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from harness.reaudit import Reaudit
     from harness.record import AuditResult
-    from harness.tracking import StoredRun
 
 _EPILOG = """\
 Makes the checks of docs/leaks.md again: on the data set and the masks, on the method with the weights that the run
@@ -54,7 +52,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from harness.tracking import load_runs
 
     runs = load_runs(store.uri) if store.exists() else []
-    found = [reaudit(run, store.folders) for run in [_named(runs, text) for text in wanted]]
+    found = [reaudit(run, store.folders) for run in [named_run(runs, text, "audited") for text in wanted]]
     if arguments.json:
         print_json([_as_dict(each) for each in found])
     for each in found:
@@ -65,15 +63,6 @@ def execute(arguments: argparse.Namespace) -> int:
         leaks = ", ".join(check.name for check in each.leaks)
         say(f"{each.record.run_id[:12]}: {f'LEAK: {leaks}' if leaks else 'no leak found'}.")
     return EXIT_AUDIT if any(each.leaks for each in found) else EXIT_OK
-
-
-def _named(runs: Sequence[StoredRun], text: str) -> StoredRun:
-    found = [run for run in runs if run.record.run_id.startswith(text.lower()) or run.mlflow_run_id.startswith(text)]
-    if len(found) != 1:
-        raise UsageError(f"{len(found)} recorded runs have an id that begins with {text!r}; name exactly one.")
-    if found[0].record.status != "finished":
-        raise UsageError(f"run {text} is {found[0].record.status}; only finished runs can be audited.")
-    return found[0]
 
 
 def _print(found: Reaudit) -> None:
