@@ -11,6 +11,7 @@ import base64
 import gzip
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -27,6 +28,12 @@ from harness.reports.statistics import Difference
 from harness.reports.table import Row, Table
 
 _HERE = Path(__file__).parent
+#: A text that sorts as the number it is.
+_PLAIN = re.compile(r"-?\d+(\.\d+)?( %)?")
+#: Learning curves are drawn from so many levels between their lowest and highest value.
+_LEVELS = 100
+#: Letters of run ids: enough to find a run by.
+_ID = 16
 #: Confusion tables of more classes are left out: nobody can read them, and they would fill the page.
 MOST_CLASSES = 60
 
@@ -43,6 +50,7 @@ class TableView:
         notes: Below the table.
         published: Published numbers beside the rows.
         first_runs: Per row the beginning of its first run's id, its anchor.
+        published_runs: The anchors of the rows of `published`.
     """
 
     table: Table
@@ -52,6 +60,7 @@ class TableView:
     notes: list[str]
     published: Section | None
     first_runs: list[str]
+    published_runs: list[str]
 
     @property
     def leaders(self) -> list[Row]:
@@ -83,8 +92,10 @@ def to_html(board: Leaderboard, runs: Sequence[Inspected] = (), show: Show | Non
     )
     views = [_view(number, table) for number, table in enumerate(board.tables, start=1)]
     by_id = {run.record.run_id: run for run in runs}
+    places = _places(runs)
     data = {
-        "tables": [_table_data(view, by_id, show) for view in views],
+        "places": list(places),
+        "tables": [_table_data(view, by_id, places, show) for view in views],
         "tests": [
             {
                 "methods": test.methods,
@@ -110,14 +121,20 @@ def to_html(board: Leaderboard, runs: Sequence[Inspected] = (), show: Show | Non
         kind=_kind,
         score_text=score_text,
         css=(_HERE / "report.css").read_text(encoding="utf-8"),
-        script=(_HERE / "report.js").read_text(encoding="utf-8"),
+        first_run=lambda overview, place, cell: views[overview.columns[place].table].first_runs[cell.row],
+        start=(_HERE / "start.js").read_text(encoding="utf-8"),
+        script=pack_text((_HERE / "report.js").read_text(encoding="utf-8")),
         data=pack(data),
     )
 
 
 def pack(data: Any) -> str:
     """JSON, gzip (the same bytes every time), base64: letters that need no escaping in a page."""
-    text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=str)
+    return pack_text(json.dumps(_finite(data), separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=str))
+
+
+def pack_text(text: str) -> str:
+    """Text, gzip, base64."""
     # A lone surrogate, as in a damaged name, has no UTF-8.
     return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 9, mtime=0)).decode("ascii")
 
@@ -146,7 +163,9 @@ def sort_value(column: Column, row: Row) -> str | None:
         value = value.value
     if value is None:
         return None if column.cell(row) == EMPTY else ""
-    return None if not isinstance(value, (int, float)) or column.text in (score_text, str) else f"{value:.6g}"
+    if not isinstance(value, (int, float)) or _PLAIN.fullmatch(column.cell(row)):
+        return None
+    return f"{value:.6g}"
 
 
 def _kind(row: Row) -> str:
@@ -158,6 +177,7 @@ def _kind(row: Row) -> str:
 
 def _view(number: int, table: Table) -> TableView:
     shown = [column for column in columns(table) if column.key != "badges"]
+    anchors = [str(row.runs[0]["run_id"])[:12] if row.runs else "" for row in table.rows]
     return TableView(
         table,
         number,
@@ -165,7 +185,8 @@ def _view(number: int, table: Table) -> TableView:
         {column.key: best_rows(table, column) for column in shown},
         notes(table),
         published_section(table),
-        [str(row.runs[0]["run_id"])[:12] if row.runs else "" for row in table.rows],
+        anchors,
+        [anchors[one.row] for one in table.published],
     )
 
 
@@ -265,7 +286,32 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _table_data(view: TableView, by_id: Mapping[str, Inspected], show: Show | None) -> dict[str, Any]:
+def _places(runs: Sequence[Inspected]) -> dict[str, int]:
+    """Addresses of runs without the ids that end them, numbered: they are many runs'."""
+    found = dict.fromkeys(place for run in runs if (place := _place(run)))
+    return {place: number for number, place in enumerate(found)}
+
+
+def _place(run: Inspected) -> str:
+    """Address of a run's page without its id; empty where there is none."""
+    return run.link.removesuffix(run.mlflow_run_id) if run.mlflow_run_id and run.link else ""
+
+
+def _coded(seeds: Sequence[Sequence[float]]) -> list[Any]:
+    """Curves as `[lowest, highest, whole numbers from 0 to _LEVELS]`: a chart shows no more."""
+    known = [value for seed in seeds for value in seed if math.isfinite(value)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    span = high - low or 1.0
+    return [
+        low,
+        high,
+        [[round(_LEVELS * (value - low) / span) if math.isfinite(value) else None for value in seed] for seed in seeds],
+    ]
+
+
+def _table_data(
+    view: TableView, by_id: Mapping[str, Inspected], places: Mapping[str, int], show: Show | None
+) -> dict[str, Any]:
     """What the script needs of one table."""
     table = view.table
     behind = [[by_id[str(run["run_id"])] for run in row.runs if str(run["run_id"]) in by_id] for row in table.rows]
@@ -273,12 +319,12 @@ def _table_data(view: TableView, by_id: Mapping[str, Inspected], show: Show | No
     configs = _Shared([_flat(row.config) for row in table.rows])
     environments = _Shared([_flat(found[0].record.environment) if found else {} for found in behind])
     rows = [
-        _row_data(table, row, found, detail) | {"config": config, "environment": environment}
+        _row_data(table, row, found, detail, places) | {"config": config, "environment": environment}
         for row, found, detail, config, environment in zip(
             table.rows, behind, details, configs.own(), environments.own(), strict=True
         )
     ]
-    ids = dict.fromkeys(sample.sample for detail in details if detail for sample in detail.worst)
+    ids = dict.fromkeys(name for detail in details if detail for name in _samples(detail))
     pictures = show(table.key.dataset, table.key.dataset_fingerprint, list(ids)) if show and ids else {}
     return {
         "title": table.title,
@@ -287,6 +333,7 @@ def _table_data(view: TableView, by_id: Mapping[str, Inspected], show: Show | No
         "patterns": table.patterns,
         "counts": table.condition_counts or table.pattern_counts,
         "several": bool(table.conditions),
+        "levels": _LEVELS,
         "rates": dict(zip(table.conditions, table.rates, strict=True)) if table.rates else {},
         "config": configs.common,
         "environment": environments.common,
@@ -296,7 +343,17 @@ def _table_data(view: TableView, by_id: Mapping[str, Inspected], show: Show | No
     }
 
 
-def _row_data(table: Table, row: Row, found: Sequence[Inspected], detail: Details | None) -> dict[str, Any]:
+def _samples(detail: Details) -> Iterator[str]:
+    """Ids of everything that is shown with its picture."""
+    yield from (sample.sample for sample in detail.worst)
+    for example in detail.examples:
+        yield example.sample
+        yield from (other.sample for other in example.neighbours)
+
+
+def _row_data(
+    table: Table, row: Row, found: Sequence[Inspected], detail: Details | None, places: Mapping[str, int]
+) -> dict[str, Any]:
     data: dict[str, Any] = {
         "name": row.name,
         "kind": _kind(row),
@@ -311,10 +368,10 @@ def _row_data(table: Table, row: Row, found: Sequence[Inspected], detail: Detail
         "error": next((run.record.error for run in found if run.record.error), row.error),
         "audits": _audits(row, found),
         "runs": [
-            [run["train_seed"], run["status"], run.get(table.key.metric), run["run_id"], run["mlflow_run_id"]]
+            [run["train_seed"], run["status"], run.get(table.key.metric), run["run_id"][:_ID], run["mlflow_run_id"]]
             for run in row.runs
         ],
-        "links": [run.link if run.mlflow_run_id else "" for run in found],
+        "places": [places.get(_place(run), -1) for run in found],
     }
     bands = condition_bands([run.record for run in found], table.key.metric) if table.conditions else []
     if bands:
@@ -323,18 +380,24 @@ def _row_data(table: Table, row: Row, found: Sequence[Inspected], detail: Detail
         return data
     step = curve_step(detail.curves)
     data["curve_step"] = step
-    data["curves"] = {
-        name: [[float(f"{value:.4g}") for value in seed[::step]] for seed in seeds]
-        for name, seeds in detail.curves.items()
-    }
+    data["curves"] = {name: _coded([seed[::step] for seed in seeds]) for name, seeds in detail.curves.items()}
     data["best_epochs"] = detail.best_epochs
     if detail.confusion is not None and len(detail.confusion) <= MOST_CLASSES:
         data["confusion"] = detail.confusion.tolist()
     if detail.reliability is not None:
-        data["reliability"] = detail.reliability.points
+        data["reliability"] = [(round(sure, 3), round(right, 3), n) for sure, right, n in detail.reliability.points]
         data["calibration_error"] = detail.reliability.error
-    data["worst"] = [list(asdict(sample).values()) for sample in detail.worst]
+    data["worst"] = [list(vars(sample).values()) for sample in detail.worst]
     data["inspected"] = detail.inspected
+    if detail.findings:
+        data["looked"] = len(detail.findings)
+        data["recovered"] = [list(asdict(one).values())[:-1] for one in detail.recoveries]
+        data["asked"] = [list(asdict(one).values()) for one in detail.agreements]
+        data["examples"] = [
+            [*list(asdict(one).values())[:-1], [list(asdict(other).values()) for other in one.neighbours]]
+            for one in detail.examples
+        ]
+        data["remarks"] = sorted({remark for found in detail.findings for remark in found.remarks})
     return data
 
 

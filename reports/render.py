@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -346,11 +346,35 @@ def _markdown(text: str) -> str:
 
 
 def to_json(board: Leaderboard) -> str:
-    """Everything, unrounded; values that are not finite become null."""
-    return json.dumps(_finite(asdict(board)), indent=2, sort_keys=True, allow_nan=False, default=str) + "\n"
+    """Everything, unrounded, one line per row; values that are not finite become null."""
+    return _lines(board, 4) + "\n"
+
+
+def _lines(value: Any, levels: int, indent: str = "") -> str:
+    """JSON with one line per entry down to some level and everything below it in one: quick, and still to be read."""
+    if is_dataclass(value):
+        value = vars(value)
+    inner = f"{indent}  "
+    if levels and value and isinstance(value, dict):
+        entries = [
+            f"{json.dumps(str(name))}: {_lines(part, levels - 1, inner)}" for name, part in sorted(value.items())
+        ]
+        return "{\n" + ",\n".join(f"{inner}{entry}" for entry in entries) + f"\n{indent}}}"
+    if levels and value and isinstance(value, (list, tuple)):
+        return "[\n" + ",\n".join(f"{inner}{_lines(part, levels - 1, inner)}" for part in value) + f"\n{indent}]"
+    try:
+        return json.dumps(value, sort_keys=True, allow_nan=False, default=_plain_data)
+    except ValueError:
+        return json.dumps(_finite(value), sort_keys=True, allow_nan=False, default=str)
+
+
+def _plain_data(value: Any) -> Any:
+    return vars(value) if is_dataclass(value) else str(value)
 
 
 def _finite(value: Any) -> Any:
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict):
         return {str(name): _finite(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

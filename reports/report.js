@@ -4,6 +4,24 @@
   const boards = Array.from(document.querySelectorAll("section.board"));
   const find = (id) => document.getElementById(id);
 
+  // ---- the plain tables become ones that can be worked with ----
+  document.body.classList.add("scripted");
+  boards.forEach((section) => {
+    const table = section.querySelector("table.ranking"), heads = Array.from(table.tHead.rows[0].cells);
+    const wide = heads.flatMap((head, index) => (head.classList.contains("wide") ? [index] : []));
+    const texts = heads.flatMap((head, index) => (head.classList.contains("text") ? [index] : []));
+    for (const row of table.tBodies[0].rows) {
+      wide.forEach((index) => row.cells[index].classList.add("wide"));
+      texts.forEach((index) => row.cells[index].classList.add("text"));
+      const name = row.querySelector("th.name"), button = document.createElement("button");
+      button.type = "button";
+      button.className = "toggle";
+      button.setAttribute("aria-expanded", "false");
+      button.append(name.firstChild);
+      name.prepend(button);
+    }
+  });
+
   // ---- small helpers: texts of records are only ever set as text ----
   function make(tag, attributes, ...children) {
     const node = document.createElement(tag);
@@ -379,9 +397,9 @@
   }
   function runsOf(table, row) {
     const lines = row.runs.map(([seed, status, value, run, stored], index) => {
-      const link = row.links[index];
+      const link = row.places && row.places[index] >= 0 ? data.places[row.places[index]] + stored : "";
       const place = /^https?:/.test(link || "") ? make("a", { href: link, rel: "noreferrer" }, "MLflow " + stored.slice(0, 8)) : stored ? "MLflow " + stored.slice(0, 8) : "–";
-      return make("tr", {}, make("td", {}, String(seed)), make("td", { class: "text" }, status), make("td", {}, score(value)), make("td", { class: "text" }, make("code", { title: run }, run.slice(0, 12))), make("td", { class: "text", title: stored }, place));
+      return make("tr", {}, make("td", {}, String(seed)), make("td", { class: "text" }, status), make("td", {}, score(value)), make("td", { class: "text" }, make("code", {}, run.slice(0, 12))), make("td", { class: "text", title: stored }, place));
     });
     const head = make("thead", {}, make("tr", {}, ...["seed", "status", table.metric, "run id", "record"].map((name, index) => make("th", { scope: "col", class: [1, 3, 4].includes(index) ? "text" : "" }, name))));
     const ids = row.runs.map((run) => run[3]).join(",");
@@ -400,7 +418,8 @@
     return items.length ? make("div", {}, make("h3", {}, "Checks"), make("ul", {}, ...items)) : null;
   }
   function curvesOf(table, row) {
-    return Object.entries(row.curves || {}).map(([name, seeds]) => {
+    return Object.entries(row.curves || {}).map(([name, [low, high, coded]]) => {
+      const seeds = coded.map((points) => points.map((value) => (value === null ? null : low + ((high - low) * value) / table.levels)));
       const series = seeds.map((points, index) => ({ name: "seed " + row.runs[index][0], thin: true, style: index, chosen: Math.round(row.best_epochs[index] / row.curve_step) * row.curve_step, points: points.map((value, at) => [at * row.curve_step, value]) }));
       const chart = lineChart({ series, legend: false, width: 380, height: 220, label: name + " over epochs, " + series.length + " seeds", xTitle: "epoch", yTitle: name });
       return chart ? make("div", {}, make("h3", {}, name === "loss" ? "Training loss" : "Validation: " + name.replace("valid/", "")), chart, make("p", { class: "notes" }, "One line per seed; the diamond is the chosen epoch.")) : null;
@@ -438,6 +457,7 @@
     svg.append(group, draw("text", { class: "soft", x: left + side / 2, y: height - 4, "text-anchor": "middle" }, "confidence"), draw("text", { class: "soft", "text-anchor": "middle", transform: "translate(11 " + (top + side / 2) + ") rotate(-90)" }, "share right"));
     return make("div", {}, make("h3", {}, "Calibration"), svg, make("p", { class: "notes" }, "Expected calibration error " + score(row.calibration_error) + ", all seeds together; larger dots hold more predictions."));
   }
+  const pictureOf = (known) => known.image && known.image.startsWith("data:image/") ? make("img", { src: known.image, alt: "", loading: "lazy" }) : null;
   function worstOf(table, row) {
     if (!row.worst || !row.worst.length) return null;
     const items = row.worst.map(([sample, condition, pattern, loss, label, predicted, wrong]) => {
@@ -445,16 +465,40 @@
       const text = make("div", {}, make("code", {}, sample), known.text ? make("div", {}, cut(known.text, 160)) : null,
         make("div", { class: "soft" }, "is " + label + (predicted ? ", taken for " + predicted : "") + (wrong === null ? "" : " (" + wrong + " of " + row.inspected + " wrong)")),
         make("div", { class: "soft" }, "shown: " + pattern + (table.several && condition !== pattern ? ", " + condition : "") + "; loss " + short(loss)));
-      return make("li", {}, known.image && known.image.startsWith("data:image/") ? make("img", { src: known.image, alt: "", loading: "lazy" }) : null, text);
+      return make("li", {}, pictureOf(known), text);
     });
     return make("div", {}, make("h3", {}, "Test samples with the highest loss"), make("ul", { class: "worst" }, ...items));
+  }
+  function recoveredOf(table, row) {
+    if (!row.recovered || !row.recovered.length) return null;
+    const several = table.several, heads = [...(several ? ["condition"] : []), "shown", "recovered", "samples", "cosine", "to others", "error"];
+    const texts = several ? 3 : 2;
+    const lines = row.recovered.map(([condition, ...rest]) => make("tr", {}, ...[...(several ? [condition] : []), rest[0], rest[1], String(rest[2]), score(rest[3]), score(rest[4]), score(rest[5])].map((value, at) => make("td", { class: at < texts ? "text" : "" }, value))));
+    return make("div", {}, make("h3", {}, "Recovered embeddings" + (row.looked > 1 ? ", mean of " + row.looked + " seeds" : "")),
+      make("div", { class: "grid-scroll", tabindex: "0" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads.map((name, at) => make("th", { scope: "col", class: at < texts ? "text" : "" }, name)))), make("tbody", {}, ...lines))),
+      make("p", { class: "notes" }, "Cosine with the embedding of the true value, and with those of other samples; error 0 is perfect, 1 no better than the mean embedding."),
+      ...(row.remarks || []).map((text) => make("p", { class: "notes" }, text)));
+  }
+  function askedOf(table, row) {
+    if (!row.examples || !row.examples.length && !row.asked.length) return null;
+    const what = (use) => use || "the prediction", percent = (value) => (100 * value).toFixed(1) + " %";
+    const facts = row.asked.map(([condition, use, count, k, plain, weighted, weights]) => make("li", {}, (table.several ? condition + ", " : "") + what(use) + ": of " + k + " neighbours of " + count + " samples " + percent(plain) + " have the same label, " + percent(weighted) + " by weight; weights by rank " + weights.slice(0, 8).map((value) => value.toFixed(2)).join(" ")));
+    const shown = row.examples.map(([sample, condition, pattern, use, label, predicted, near]) => {
+      const own = table.samples[sample] || {};
+      const asked = near.map(([name, other, similar, weight, agrees]) => {
+        const known = table.samples[name] || {}, sign = agrees === null ? "" : agrees === 1 ? "✓ " : agrees === 0 ? "✗ " : percent(agrees) + " ";
+        return make("li", {}, pictureOf(known), make("div", {}, make("span", { class: agrees === 1 ? "ok" : "" }, sign + cut(other, 60)), make("div", { class: "soft" }, "weight " + weight.toFixed(3) + ", similar " + similar.toFixed(3)), known.text ? make("div", {}, cut(known.text, 90)) : null, make("code", {}, cut(name, 40))));
+      });
+      return make("li", {}, make("div", { class: "query" }, pictureOf(own), make("div", {}, make("code", {}, sample), own.text ? make("div", {}, cut(own.text, 160)) : null, make("div", { class: "soft" }, "is " + label + (predicted ? ", taken for " + predicted : "") + "; shown: " + pattern + (table.several ? ", " + condition : "") + "; asks for " + what(use)))), make("ol", {}, ...asked));
+    });
+    return make("div", {}, make("h3", {}, "Whom it asks"), make("ul", {}, ...facts), shown.length ? make("details", {}, make("summary", {}, shown.length + " test samples, drawn by the hash of their ids, with the training samples that they ask"), make("ul", { class: "asked" }, ...shown)) : null);
   }
   function details(number, index) {
     const table = data.tables[number], row = table.rows[index];
     return make("div", { class: "details", role: "region", "aria-label": "Details of " + row.name },
       make("div", { class: "blocks" }, ...[runsOf(table, row), pairs("All metrics, mean over seeds", row.metrics, score), checksOf(row), pairs("Cost", row.cost, costText),
         pairs("Test samples per pattern", row.counts, plain), configOf(table, row), ...curvesOf(table, row), reliabilityOf(row)].filter(Boolean)),
-      confusionOf(table, row), worstOf(table, row));
+      recoveredOf(table, row), confusionOf(table, row), askedOf(table, row), worstOf(table, row));
   }
   function toggle(button, open) {
     const row = button.closest("tr"), number = boards.indexOf(row.closest("section"));
@@ -488,9 +532,7 @@
   }
 
   async function load() {
-    const packed = Uint8Array.from(atob(find("data").textContent.trim()), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    Object.assign(data, await new Response(stream).json());
+    Object.assign(data, JSON.parse(await unpack("data")));
   }
 
   document.querySelectorAll("table.ranking thead button").forEach((button) => button.addEventListener("click", () => sort(button.parentElement)));

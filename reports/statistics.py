@@ -53,7 +53,7 @@ class Difference:
     @classmethod
     def between(cls, score_a: float, score_b: float, draws_a: Floats, draws_b: Floats) -> Difference:
         """`a - b`, from the columns of one `bootstrap`."""
-        draws = draws_a - draws_b
+        draws = _finite(draws_a - draws_b)
         low, high = interval(draws) or (float("nan"), float("nan"))
         return cls(score_a - score_b, low, high, bootstrap_p(draws))
 
@@ -164,9 +164,15 @@ def _scorers(metric: Metric, layout: Layout, rows: Sequence[Sequence[Predictions
     return [lambda weights, part=part: layout.resampler(metric, part, labels)(weights) for part in batches]  # type: ignore[misc]
 
 
+def _finite(values: Floats) -> Floats:
+    """The finite values; the array itself where all are."""
+    finite = np.isfinite(values)
+    return values if finite.all() else values[finite]
+
+
 def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
     """Percentile interval of the finite draws; None when there is none."""
-    finite = values[np.isfinite(values)]
+    finite = _finite(values)
     if not finite.size:
         return None
     low, high = np.percentile(finite, [50 * (1 - level), 50 * (1 + level)])
@@ -180,7 +186,7 @@ def bootstrap_p(differences: Floats) -> float:
     of the normal distribution with their mean and spread takes over: counted shares cannot fall below `2 / (R + 1)`,
     and adjusted over some hundred pairs no difference would ever be significant.
     """
-    finite = differences[np.isfinite(differences)]
+    finite = _finite(differences)
     tail = min(int((finite <= 0).sum()), int((finite >= 0).sum()))
     counted = min(1.0, 2 * (tail + 1) / (len(finite) + 1))
     if tail >= _COUNTABLE:

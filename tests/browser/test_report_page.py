@@ -1,6 +1,7 @@
 """The HTML report in a browser: what a reader can do with it, with the mouse, the keyboard and a screen reader."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from harness.reports.details import Inspected, Picture
 from harness.reports.html import to_html
 from harness.reports.leaderboard import Leaderboard
 from harness.reports.table import Row, Table, TableKey
-from harness.testing.records import FakeRun, make_conditions_run, make_record, make_run
+from harness.testing.records import FakeRun, make_conditions_run, make_findings, make_record, make_run
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +26,7 @@ LOCAL = ("file:", "data:", "blob:")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four tables: five methods with a failure, a grid of rates, patterns, and one whose names want to run."""
     runs = [make_run("redeem", 0.8 + 0.01 * seed, train_seed=seed) for seed in range(3)]
+    runs = [replace(run, found=make_findings(run.record.run_id)) for run in runs]
     runs += [make_run("zero_fill", 0.6, reference="floor"), make_run("complete", 0.9, oracle=True)]
     runs += [make_run("map", 0.7, changed=["depth=3"]), FakeRun(make_record("broken", status="failed"))]
     for method, values in {"redeem": (0.9, 0.8, 0.5), "map": (0.85, 0.7, 0.3)}.items():
@@ -167,12 +169,19 @@ def test_details_on_click_and_by_address(open_page: Any) -> None:
         "Validation: accuracy",
         "Calibration",
         "Confusion, sum of 3 seeds",
+        "Recovered embeddings, mean of 3 seeds",
+        "Whom it asks",
     }
     assert wanted <= set(titles)
     assert details.locator("table.runs tbody tr").count() == 3
     assert details.locator("table.confusion tbody tr").count() == 4
     assert details.locator(".worst img").count() == 8
     assert details.locator("svg[role=img][aria-label]").count() == 3
+    details.locator("summary", has_text="2 test samples").click()
+    asked = details.locator("ul.asked > li")
+    assert asked.count() == 2
+    assert asked.first.locator("ol > li").all_inner_texts()[0].startswith("✓ a\nweight 0.700")
+    assert asked.first.locator("img").count() == 3
     address = page.evaluate("location.hash")
     section.locator("thead button", has_text="method").click()
     assert details.is_visible()
@@ -180,6 +189,15 @@ def test_details_on_click_and_by_address(open_page: Any) -> None:
     assert details.count() == 0
     other = open_page(address)
     assert board(other).get_by_role("region", name="Details of redeem").is_visible()
+
+
+def test_a_score_in_the_overview_opens_its_row(open_page: Any) -> None:
+    page = open_page()
+    row = page.locator("table.matrix tbody tr", has_text="zero_fill")
+    row.locator("a").first.click()
+    details = page.get_by_role("region", name="Details of zero_fill")
+    assert details.is_visible()
+    assert details.locator("table.runs tbody tr").count() == 1
 
 
 def test_the_keyboard_is_enough(open_page: Any) -> None:
@@ -299,7 +317,8 @@ def test_without_javascript_the_tables_can_be_read(chromium: Any, report: Path) 
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(report.as_uri())
-    assert names(board(page))[:2] == ["complete", "redeem"]
+    shown = board(page).locator("tbody th.name").all_inner_texts()
+    assert [text.split()[0].removesuffix("oracle,") for text in shown[:2]] == ["complete", "redeem"]
     assert "need JavaScript" in page.locator("noscript").inner_text()
     assert not page.locator(".tools").is_visible()
     context.close()

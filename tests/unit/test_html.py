@@ -1,6 +1,7 @@
 """The HTML page: self-contained, small, escaped, and everything behind a row is in it.  Chromium reads it elsewhere."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -10,7 +11,7 @@ from harness.record import AuditResult
 from harness.reports.details import Inspected, Picture
 from harness.reports.html import pack, to_html, unpack
 from harness.reports.leaderboard import Leaderboard
-from harness.testing.records import FakeRun, make_conditions_run, make_record, make_run
+from harness.testing.records import FakeRun, make_conditions_run, make_findings, make_record, make_run
 
 HOSTILE = "</script><script>alert('x')</script>|`_%&$\\\"><img src=x onerror=alert(1)>"
 
@@ -65,7 +66,7 @@ def test_nothing_is_fetched(runs: list[FakeRun]) -> None:
 
 
 def test_it_is_small(runs: list[FakeRun]) -> None:
-    assert len(page_of(runs)) < 80_000
+    assert len(page_of(runs)) < 55_000
 
 
 def test_the_same_runs_give_the_same_bytes(runs: list[FakeRun]) -> None:
@@ -75,7 +76,7 @@ def test_the_same_runs_give_the_same_bytes(runs: list[FakeRun]) -> None:
 def test_every_row_leads_to_its_records(runs: list[FakeRun]) -> None:
     data = packed(page_of(runs))
     ids = [run[3] for table in data["tables"] for row in table["rows"] for run in row["runs"]]
-    assert sorted(ids) == sorted(run.record.run_id for run in runs)
+    assert sorted(ids) == sorted(run.record.run_id[:16] for run in runs)
     assert all(run[4] == "0" * 32 for table in data["tables"] for row in table["rows"] for run in row["runs"])
 
 
@@ -88,13 +89,14 @@ def test_a_server_gets_links_and_a_local_store_those_of_harness_ui() -> None:
         def predictions(self) -> Any:
             return made.predictions()
 
-    address = "/#/experiments/7/runs/" + "f" * 32
+    address = "/#/experiments/7/runs/"
     for uri, start in (
         ("https://me:secret@mlflow.example.org/team", "https://mlflow.example.org/team"),
         ("sqlite:////home/me/mlflow.db", "http://127.0.0.1:5000"),
     ):
         page = page_of([Stored(made.record, "f" * 32, "7", uri)])  # type: ignore[list-item]
-        assert packed(page)["tables"][0]["rows"][0]["links"] == [start + address]
+        assert packed(page)["places"] == [start + address]
+        assert packed(page)["tables"][0]["rows"][0]["places"] == [0]
         assert "secret" not in str(packed(page))
         assert "/home/me" not in str(packed(page))
 
@@ -104,7 +106,8 @@ def test_behind_a_row(runs: list[FakeRun]) -> None:
     row = next(row for row in table["rows"] if row["name"] == "redeem")
     assert row["score"] == pytest.approx(0.81)
     assert sum(map(sum, row["confusion"])) == 600
-    assert row["curves"]["valid/accuracy"] == [[0.5, 0.51, 0.52, 0.53, 0.54]] * 3
+    assert row["curves"]["valid/accuracy"] == [0.5, 0.54, [[0, 25, 50, 75, 100]] * 3]
+    assert table["levels"] == 100
     assert len(row["worst"]) == 8
     assert row["audits"] == [["split overlap", True, "leak", ""]]
     assert row["inspected"] == 3
@@ -113,6 +116,35 @@ def test_behind_a_row(runs: list[FakeRun]) -> None:
     failed = next(row for row in table["rows"] if row["name"] == "broken")
     assert failed["kind"] == "failed"
     assert failed["error"] == "TrainingError: the loss is not finite at step 3."
+
+
+def test_what_was_recovered_and_who_was_asked() -> None:
+    plain = [make_run("redeem", 0.8, train_seed=seed) for seed in range(2)]
+    runs = [replace(run, found=make_findings(run.record.run_id, 0.7 + 0.1 * seed)) for seed, run in enumerate(plain)]
+    asked: list[str] = []
+
+    def show(dataset: str, fingerprint: str, ids: Any) -> dict[str, Picture]:
+        asked.extend(ids)
+        return {}
+
+    (row,) = packed(page_of(runs, show=show))["tables"][0]["rows"]
+    assert row["looked"] == 2
+    # Condition, shown, hidden, samples, cosine, to others, error: means over the seeds.
+    assert row["recovered"][0] == ["both_0.7", "text", "image", 70, 0.75, 0.5, 0.25]
+    assert row["asked"][0] == ["both_0.7", "image", 70, 2, 0.5, 0.6, [0.7, 0.3]]
+    assert row["examples"][0][:6] == ["s00000", "both_0.7", "text", "image", "a", "b"]
+    assert row["examples"][0][6] == [["t1", "a", 0.9, 0.7, 1.0], ["t2", "c", 0.8, 0.3, 0.0]]
+    assert {"s00000", "s00001", "t1", "t2"} <= set(asked)
+    assert "recovered" not in packed(page_of(plain))["tables"][0]["rows"][0]
+
+
+def test_scores_in_overviews_lead_to_their_rows(runs: list[FakeRun]) -> None:
+    page = page_of([*runs, make_run("redeem", 0.7, dataset="mmimdb"), make_run("zero_fill", 0.6, dataset="mmimdb")])
+    parsed = Page(page)
+    rows = set(re.findall(r'<tr id="(run-[0-9a-f]{12})"', page))
+    targets = {reference.removeprefix("#") for reference in parsed.references if reference.startswith("#run-")}
+    assert targets
+    assert targets <= rows
 
 
 def test_checks_that_any_seed_failed_are_named() -> None:
@@ -152,7 +184,7 @@ def test_hostile_texts_stay_texts() -> None:
     page = page_of([run, failed, make_run("redeem", 0.8)])
     parsed = Page(page)
     plain = Page(page_of([make_run("redeem", 0.8), FakeRun(make_record("x", status="failed", dataset="b"))]))
-    assert parsed.tags.count("script") == plain.tags.count("script") == 2
+    assert parsed.tags.count("script") == plain.tags.count("script") == 3
     assert "img" not in parsed.tags
     assert parsed.handlers == []
     assert "<script>alert" not in page

@@ -221,7 +221,7 @@ def test_the_best_ranked_score_is_bold_and_no_oracle(board: Leaderboard) -> None
     assert "**0.8100**" in to_markdown(board)
     assert "**0.9000**" not in to_markdown(board)
     assert "\\textbf{0.8100}" in to_latex(board)
-    assert "<strong>0.8100</strong>" in to_html(board)
+    assert "<b>0.8100</b>" in to_html(board)
 
 
 def test_an_undefined_pattern_score_is_left_out() -> None:
