@@ -124,7 +124,7 @@ def test_from_the_experiment_over_two_runs_compared_to_an_artifact(page: Any) ->
 
 def test_the_sweep_has_its_table_its_runs_and_a_report_that_works(page: Any) -> None:
     page.get_by_role("link", name=TITLE).click()
-    page.get_by_text("Child runs").wait_for()
+    page.get_by_text("Child runs", exact=True).wait_for()
     page.get_by_role("cell", name="[0.5400, 0.6800]").first.wait_for()
     assert page.get_by_role("link", name="redeem · both_0.7 · seed 1").count() == 1
 

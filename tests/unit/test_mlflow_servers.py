@@ -5,12 +5,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,33 +56,32 @@ def free_port() -> int:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """A PostgreSQL of this test's own, over a socket in its folder; the address of an empty database."""
-    programs = Path(shutil.which("initdb") or "").parent if shutil.which("initdb") else next(iter(POSTGRES[-1:]), None)
+def postgres() -> Iterator[str]:
+    """A PostgreSQL of this test's own; the address of an empty database."""
+    found = shutil.which("initdb")
+    programs = POSTGRES[-1] if POSTGRES else Path(found).resolve().parent if found else None
     if programs is None:
         pytest.skip("no PostgreSQL here: install Debian's package postgresql")
     pytest.importorskip("psycopg2", reason="needs psycopg2: pip install -e '.[postgres]'")
-    # It refuses to run as root; Debian's package brings an account for it.
-    account = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
-    data, port = folder / "data", free_port()
-    folder.mkdir()
-    if account:
-        shutil.chown(folder, **account)
-        for parent in folder.parents:
-            if parent.stat().st_uid == 0 and parent.is_relative_to("/tmp"):
-                parent.chmod(parent.stat().st_mode | 0o011)
-    quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, **account}
-    subprocess.run([programs / "initdb", "-D", data, "-U", "harness", "-A", "trust", "-N"], check=True, **quiet)
-    options = f"-k {folder} -h 127.0.0.1 -p {port}"
-    log = folder / "log"
-    start = [programs / "pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "-t", "120", "start"]
-    subprocess.run(start, check=True, **quiet)
-    try:
-        created = [programs / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "harness", "runs"]
-        subprocess.run(created, check=True, **quiet)
-        yield f"postgresql://harness@127.0.0.1:{port}/runs"
-    finally:
-        subprocess.run([programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=False, **quiet)
+    # It refuses to run as root; Debian's package brings an account for it, which cannot enter pytest's folders.
+    account: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), free_port()
+        if account:
+            shutil.chown(folder, **account)
+        data = folder / "data"
+
+        def run(program: str, *arguments: str) -> None:
+            command = [str(programs / program), "-D", str(data), *arguments]
+            subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, **account)
+
+        run("initdb", "-U", "harness", "-A", "trust", "--no-sync")
+        options = f"-k {folder} -h 127.0.0.1 -p {port} -c fsync=off"
+        run("pg_ctl", "-l", str(folder / "log"), "-o", options, "-w", "-t", "120", "start")
+        try:
+            yield f"postgresql+psycopg2://harness@127.0.0.1:{port}/postgres"
+        finally:
+            run("pg_ctl", "-m", "immediate", "stop")
 
 
 @contextmanager
@@ -120,7 +121,7 @@ def team(request: pytest.FixtureRequest, tmp_path: Path, mlflow_template: Path) 
         with server(f"sqlite:///{tmp_path / 'team.db'}", tmp_path, workers=2) as address:
             yield address
     else:
-        with postgres(tmp_path / "pg") as database, server(database, tmp_path, workers=2) as address:
+        with postgres() as database, server(database, tmp_path, workers=2) as address:
             yield address
 
 

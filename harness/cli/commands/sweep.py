@@ -36,7 +36,9 @@ GPUs or cores; executor=slurm and executor=ray hand cells to a cluster: `harness
 options.  cell_timeout=SECONDS stops a cell that takes longer and records it as failed.
 
 The plan is shown before anything starts.  Finished cells are skipped, so the same command goes on after Ctrl-C, a
-crash or a failed cell.  A cell that fails is recorded, the sweep goes on, and the exit code is 1 at the end."""
+crash or a failed cell.  A cell that fails is recorded, the sweep goes on, and the exit code is 1 at the end.
+In MLflow the runs of the cells are nested below one of the sweep, which has the table and the report; the same command
+finds it again, and tracking.sweep=NAME names it."""
 
 _OWN_HELP = "executor, executor.OPTION, workers, cell_timeout"
 
