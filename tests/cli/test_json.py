@@ -53,23 +53,7 @@ READERS = {
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - WITHOUT))
 def test_every_command_takes_it(name: str) -> None:
     module = importlib.import_module(f"harness.cli.commands.{name.replace('-', '_')}")
-    assert module.parser(prog=name).parse_args([*_needed(name), "--json"]).json is True
-
-
-def _needed(name: str) -> list[str]:
-    """What the parser insists on."""
-    return {
-        "describe": ["method", "majority"],
-        "mask": ["show"],
-        "export": ["-o", "x.zip"],
-        "compare": ["a", "b"],
-        "prepare": ["x=1"],
-        "reproduce": ["x"],
-        "verify": ["x.zip"],
-        "check": ["method=redeem"],
-        "audit": ["x"],
-        "import-checkpoint": ["x"],
-    }.get(name, [])
+    assert "--json" in module.parser(prog=name).format_usage()
 
 
 def answer(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> object:
