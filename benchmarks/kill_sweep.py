@@ -1,11 +1,12 @@
 """A sweep whose workers and driver are killed again and again, beside the same sweep left alone.
 
-    python -P benchmarks/kill_sweep.py [--cells 300] [--workers 2] [--every 10] [--seed 0]
+    python -P benchmarks/kill_sweep.py [--cells 300] [--workers 2] [--every 20] [--seed 0] [--home DIR]
 
 Every few seconds of CPU time (so that a busy machine does not kill it before it has begun) `kill -9` hits a worker, or
-one time in four the driver, which is then started again with the same command.  In the end there must be exactly one
-finished record a cell, equal to that of the sweep left alone in its scores, losses and predictions.  Prints JSON; exits
-with 1 if a record is lost, doubled or different.
+one time in four the driver, which is then started again with the same command.  Starting the workers anew takes a
+dozen of these seconds, which must be less than `--every`.  In the end there must be exactly one finished record a cell,
+equal to that of the sweep left alone in its scores, losses and predictions.  Prints JSON; exits with 1 if a record is
+lost, doubled or different.
 """
 
 from __future__ import annotations
@@ -146,12 +147,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=300)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--every", type=float, default=10.0, help="mean CPU seconds between kills")
+    parser.add_argument("--every", type=float, default=20.0, help="mean CPU seconds between kills")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--home", type=Path, help="keep both home folders here, and go on with what is there")
     options = parser.parse_args()
     arguments = [f"train_seed=range(0,{options.cells})", f"workers={options.workers}"]
     with tempfile.TemporaryDirectory() as folder:
-        left_alone, killed = Path(folder) / "alone", Path(folder) / "killed"
+        left_alone, killed = (Path(options.home or folder).absolute() / name for name in ("alone", "killed"))
         began = time.monotonic()
         alone = Sweep(left_alone, arguments)
         assert alone.wait() == 0, alone.lines

@@ -133,6 +133,14 @@ def test_each_worker_has_its_gpu(store: Path, plugin: str, monkeypatch: pytest.M
     assert {place_of(store, name)[3] for name in ("a", "b")} == {"3", "5"}
 
 
+def test_four_processes(store: Path, plugin: str) -> None:
+    plan = make_plan([*SMALL, "method.mark=a,b,c,d", "train_seed=0,1"])
+    outcomes = run_plan(plan, SweepConfig(workers=4), plugins=[plugin])
+    assert statuses(outcomes) == ["finished"] * 8
+    assert stored(store) == [0] * 4 + [1] * 4
+    assert len({place_of(store, name)[2] for name in "abcd"}) > 1, "several processes ran cells"
+
+
 # -- Slurm -------------------------------------------------------------------------------------------------------------
 
 
