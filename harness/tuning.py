@@ -64,7 +64,7 @@ class Trial:
     """One configuration that was tried.
 
     Attributes:
-        number: From 0, which has the defaults.
+        number: From 1, which has the defaults.
         values: Option -> value.
         score: Mean over train seeds of the metric on `valid`; None for a trial that failed.
         scores: The metric per train seed.
@@ -238,11 +238,11 @@ def run_study(study: Study, workspace: Workspace, tell: Callable[[str], None] = 
         study.trials = []
         while len(study.trials) < study.tune.trials:
             known = store.get_trials(deepcopy=False)
-            number = len(study.trials)
-            if number == len(known):
-                store.add_trial(_frozen(study, _try(study, number, _suggest(study, known), known, workspace, folder)))
+            done = len(study.trials)
+            if done == len(known):
+                store.add_trial(_frozen(study, _try(study, _suggest(study, known), known, workspace, folder)))
                 continue
-            study.trials.append(_read(known[number]))
+            study.trials.append(_read(known[done]))
             tell(summary(study, study.trials[-1]))
 
 
@@ -278,13 +278,13 @@ def _suggest(study: Study, known: Sequence[FrozenTrial]) -> dict[str, Value]:
 
 def _try(
     study: Study,
-    number: int,
     values: Mapping[str, Value],
     known: Sequence[FrozenTrial],
     workspace: Workspace,
     folder: Path,
 ) -> Trial:
     """Trains every seed with the values and scores it on `valid`."""
+    number = len(known) + 1
     twin = next((trial for trial in known if trial.params == values), None)
     if twin is not None:
         # Nothing is random but by seed, so that it would end as it did.
@@ -359,7 +359,7 @@ def _frozen(study: Study, trial: Trial) -> FrozenTrial:
 
 def _read(trial: FrozenTrial) -> Trial:
     attributes = trial.user_attrs
-    return Trial(trial.number, trial.params, trial.value if not attributes["error"] else None, **attributes)
+    return Trial(trial.number + 1, trial.params, trial.value if not attributes["error"] else None, **attributes)
 
 
 def _text(value: Value) -> str:
@@ -382,7 +382,7 @@ def summary(study: Study, trial: Trial) -> str:
     """A concluded trial in one line."""
     values = ", ".join(f"{option.partition('.')[2]}={_short(value)}" for option, value in trial.values.items())
     outcome = f"failed: {trial.error}" if trial.score is None else f"{study.metric} {trial.score:.4f} on valid"
-    return f"{study.title}: trial {trial.number + 1}/{study.tune.trials} ({values}): {outcome} ({trial.seconds:.1f} s)"
+    return f"{study.title}: trial {trial.number}/{study.tune.trials} ({values}): {outcome} ({trial.seconds:.1f} s)"
 
 
 def _short(value: Value) -> str:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 from harness import registry, tuning
+from harness.bundle import RUN_FILES, write_bundle
 from harness.cli import main
 from harness.config import MethodConfig
 from harness.errors import UsageError
@@ -179,7 +181,7 @@ def test_every_method_gets_the_same_trials_and_its_defaults_first(plugin: str, c
     assert plain["trials"][0]["values"] == {"trainer.lr": 1e-3}
     for study in (linear, plain):
         scores = [trial["score"] for trial in study["trials"]]
-        assert scores[study["best"]] == max(scores)
+        assert scores[study["best"] - 1] == max(scores)
         assert all(1e-4 <= trial["values"]["trainer.lr"] <= 1e-2 for trial in study["trials"])
         assert len({json.dumps(trial["values"]) for trial in study["trials"]}) == 5
 
@@ -335,6 +337,22 @@ def test_the_best_options_are_a_file_that_run_takes(
     assert tuned_run["valid"]["accuracy"] == float(best["valid accuracy"])
 
     assert main(["compare", "linear:tuned=true", "linear"]) == 0
+
+    # The mark is part of the run id: a bundle without it does not verify.
+    assert main(["export", tuned_run["run_id"], "-o", "b.zip"]) == 0
+    assert main(["verify", "b.zip"]) == 0
+    with zipfile.ZipFile("b.zip") as archive:
+        files = {name.rpartition("/")[2]: archive.read(name) for name in archive.namelist()}
+    untuned = json.loads(files["record.json"])
+    del untuned["config"]["tuning"]
+    kept = {name: files[name] for name in RUN_FILES} | {
+        "record.json": json.dumps(untuned).encode(),
+        "config.yaml": yaml.safe_dump(untuned["config"]).encode(),
+    }
+    write_bundle(Path("forged.zip"), {untuned["run_id"]: kept})
+    capsys.readouterr()
+    assert main(["verify", "forged.zip"]) == 4
+    assert "the record is of another" in capsys.readouterr().out
 
 
 def test_what_was_tuned_elsewhere_says_so(plugin: str, store: Path, capsys: Capture) -> None:
