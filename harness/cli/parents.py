@@ -43,7 +43,7 @@ class Parent:
         cells = {cell.run_id for cell in plan.cells}
         #: Nothing was left to run, and how the sweep ended was said before: here, or by whoever ran the cells.
         self.is_told = not plan.todo and (
-            known is None or (known.status == "finished" and {cell["run_id"] for cell in known.cells} == cells)
+            known is None or (known.status == "finished" and cells <= {cell["run_id"] for cell in known.cells})
         )
 
     def tell(
@@ -93,8 +93,23 @@ def parent_run(plan: Plan, command: Sequence[str]) -> Iterator[Parent | None]:
         if not parent.is_told:
             stopped = isinstance(error, KeyboardInterrupt)
             why = "stopped; the same command goes on" if stopped else f"ended by an error: {error}"
-            parent.tell("interrupted" if stopped else "failed", plan.finished, f"{_plan_note(plan)}\n\n{why}", {})
+            status: SweepStatus = "interrupted" if stopped else "failed"
+            parent.tell(status, plan.finished | _ended(plan, parent.folders), f"{_plan_note(plan)}\n\n{why}", {})
         raise
+
+
+def _ended(plan: Plan, folders: Folders) -> dict[str, Outcome]:
+    """Cells that ended before the sweep did, from the folder of runs."""
+    from harness.record import RunRecord
+    from harness.runner import Outcome
+    from harness.tracking import PREDICTIONS_FILE
+
+    files = {cell.run_id: folders.runs / cell.run_id / "record.json" for cell in plan.todo}
+    return {
+        run_id: Outcome(RunRecord.load(file), file.with_name(PREDICTIONS_FILE))
+        for run_id, file in files.items()
+        if file.is_file()
+    }
 
 
 def conclude(

@@ -90,14 +90,16 @@ def test_a_sweep_with_nothing_to_run_speaks_only_if_its_end_was_not_told(store: 
     assert sweep.info.run_name == f"2 methods × any_0.5 · {plan.name}"
 
 
-def test_a_sweep_that_is_stopped_says_so(store: Path) -> None:
+def test_a_sweep_that_is_stopped_says_how_far_it_came(store: Path) -> None:
     plan = make_plan(CELLS)
+    ended = make_record("majority", make_predictions(0.8))
+    ended.save(store / "runs" / plan.cells[0].run_id / "record.json")
     with pytest.raises(KeyboardInterrupt), parent_run(plan, ["sweep"]):
         raise KeyboardInterrupt
     (run,) = runs(store).values()
     assert run.info.status == "KILLED"
     assert run.data.tags["harness.status"] == "interrupted"
-    assert run.data.metrics["cells/left"] == 2
+    assert run.data.metrics["cells/finished"] == run.data.metrics["cells/left"] == 1
     known = known_here(plan_folders(store), plan.name)
     assert known is not None
     assert known.status == "interrupted"

@@ -9,6 +9,7 @@ from harness.compose import compose
 from harness.errors import DependencyError
 from harness.files import Folders
 from harness.mlflow_store import connect
+from harness.runner import run_cells
 from harness.system_metrics import SYSTEM_METRICS_FILE, read_samples, sampled
 from harness.testing.records import make_predictions, make_record
 from harness.tracking import Tracker
@@ -56,3 +57,16 @@ def test_without_psutil_one_line_says_what_to_install(monkeypatch: pytest.Monkey
     compose(["method=majority", "dataset=synthetic"])
     with pytest.raises(DependencyError, match=r"needs psutil, .*: pip install"):
         compose(["method=majority", "dataset=synthetic", "tracking.system_metrics=true"])
+
+
+def test_a_run_has_them_without_changing_its_identity(uri: str, folders: Folders) -> None:
+    common = ["method=majority", "dataset=synthetic", "dataset.samples=40", "protocol=any_0.5", "device=cpu"]
+    common.append(f"paths.home='{folders.home}'")
+    (outcome,) = run_cells(compose([*common, "tracking.system_metrics=true"]))
+    metrics = connect(uri).get_run(outcome.mlflow_run_id).data.metrics
+    assert metrics["system/system_memory_usage_megabytes"] > 0
+    (again,) = run_cells(compose(common))
+    assert again.skipped
+    (bare,) = run_cells(compose([*common, "overwrite=always"]))
+    found = connect(uri).get_run(bare.mlflow_run_id).data.metrics
+    assert not [name for name in found if name.startswith("system/")], "samples of the run before are not this one's"
