@@ -1,10 +1,13 @@
-"""What several picture data sets share: small versions of pictures, and which of them are nearly the same."""
+"""What picture data sets share: formats that are read, small versions, and which pictures are nearly the same."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
+#: What pictures of others are opened as, whatever their suffix says.  Pillow knows more formats, and one of them starts
+#: another program (EPS: Ghostscript).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 THUMB = 32  # side of the thumbnails that near-identical pictures are told by
 SAME_PICTURE = 0.98
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from harness.config import digest_of
 from harness.dataset import LazySequence, check_table, join_groups, part_of, table_fingerprint
+from harness.datasets._pictures import FORMATS
 from harness.errors import DataError
 from harness.files import atomic_write, ensure_folder
 from harness.plugin import check_choice
@@ -34,8 +35,6 @@ from harness.types import SPLITS, DatasetSpec, DataTable, IntArray, ModalitySpec
 INDEX_VERSION = 1
 MAX_PIXELS = 50_000_000  # a picture of more would take 150 MB and more; no release has any
 MAX_BYTES = 100_000_000
-# Pictures of the web are often not what their suffix says; other formats have no business in these folders.
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 _DEPTH = 4  # folders below the data set's own that are looked into
 _CHUNK = 256  # pictures between two entries in the journal
 _NAMED = 5  # problems in the one line of an error
@@ -445,7 +444,7 @@ def _decode(raw: bytes) -> tuple[npt.NDArray[np.uint8] | None, str]:
     if not raw:
         return None, "is empty"
     try:
-        with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 return None, f"would decode to {width} x {height} pixels (at most {MAX_PIXELS:,} are read)"

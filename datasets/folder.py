@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.dataset import DatasetConfig, LazySequence, check_table, table_fingerprint
+from harness.datasets._pictures import FORMATS
 from harness.errors import DataError, UsageError
-from harness.files import atomic_write
+from harness.files import atomic_write, check_parquet
 from harness.plugin import check_choice
 from harness.progress import track
 from harness.types import (
@@ -186,7 +187,7 @@ class FolderConfig(DatasetConfig):
         labels = np.zeros((len(rows), len(chosen)), dtype=np.float32)
         for index, row in enumerate(rows):
             for output, column in enumerate(chosen):
-                value = _number(row[column])
+                value = float(_single(row[column]))
                 if not math.isfinite(value):
                     problems.add(f"id {ids[index]!r}: {column} {row[column]!r} is not a number")
                 elif self.task == "multilabel" and value not in (0.0, 1.0):
@@ -254,12 +255,15 @@ class _Files:
 
     def part(self, cell: str, kind: str) -> _Part:
         """Checks the file that a cell names."""
-        path = (self._folder / cell).resolve()
-        if not path.is_relative_to(self._folder.resolve()):
-            return _Part(problem=f"path {cell!r} leaves the folder")
-        if not path.is_file():
-            return _Part(problem=f"file {cell!r} is missing")
-        stat = path.stat()
+        try:
+            path = (self._folder / cell).resolve()
+            if not path.is_relative_to(self._folder.resolve()):
+                return _Part(problem=f"path {cell!r} leaves the folder")
+            if not path.is_file():
+                return _Part(problem=f"file {cell!r} is missing")
+            stat = path.stat()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL byte, links in a circle
+            return _Part(problem=f"path {cell[:100]!r} cannot be used ({_reason(error)})")
         key, state = f"{kind}|{cell}", [stat.st_size, stat.st_mtime_ns]
         known = self._known.get(key)
         if known is None or known[:2] != state:
@@ -284,6 +288,7 @@ def _read_manifest(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         if path.suffix == ".parquet":
             import pyarrow.parquet
 
+            check_parquet(path)
             table = pyarrow.parquet.read_table(path)
             columns = [str(name) for name in table.column_names]
             cells: Iterable[Iterable[Any]] = zip(*(column.to_pylist() for column in table.columns), strict=True)
@@ -292,7 +297,9 @@ def _read_manifest(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 columns, *rows = list(csv.reader(file, strict=True)) or [[]]
                 rows = [row for row in rows if row]
-    except (OSError, ValueError, csv.Error) as error:
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow fails in many ways on damaged files
         raise DataError(f"{path} cannot be read: {_reason(error)}") from error
     for number, row in enumerate(rows, start=2):
         if len(row) != len(columns):
@@ -361,7 +368,7 @@ def _part(name: str, kind: str, columns: list[str], row: dict[str, str], files: 
     cells = [row[column].strip() for column in columns if column.startswith(f"{name}:")]
     if not any(cells):
         return _Part()
-    vector = np.array([_number(cell) for cell in cells], dtype=np.float32)
+    vector = np.array([_single(cell) for cell in cells], dtype=np.float32)
     if not np.isfinite(vector).all():
         return _Part(problem="features are NaN, infinite or not numbers")
     return _Part(there=True, value=vector, shape=vector.shape, digest=hashlib.sha256(vector.tobytes()).hexdigest())
@@ -390,21 +397,22 @@ def _read_image(path: Path) -> tuple[npt.NDArray[np.uint8], str]:
 
     empty = np.empty((0, 0, 3), dtype=np.uint8)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 return empty, f"would decode to {image.width} x {image.height} pixels (at most {MAX_PIXELS:,} are read)"
             return np.array(ImageOps.exif_transpose(image).convert("RGB")), ""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return empty, f"is not a readable picture ({_reason(error)})"
+    except Exception as error:  # decoders fail in a dozen ways on damaged files
+        return empty, f"is not a readable picture of {', '.join(FORMATS)} ({_reason(error)})"
 
 
 def _read_features(path: Path) -> tuple[FloatArray, str]:
     empty = np.empty(0, dtype=np.float32)
     try:
-        raw = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+        with path.open("rb") as file:
+            raw = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # a damaged header is read as Python's literals, which fail in many ways
         return empty, f"is not a readable .npy array of numbers ({_reason(error)})"
-    if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "fiub":
+    if raw.dtype.kind not in "fiub":
         return empty, "is not a .npy array of numbers"
     if raw.ndim not in (1, 2) or 0 in raw.shape:
         return empty, f"has shape {list(raw.shape)}, not [D] or [L, D]"
@@ -423,6 +431,12 @@ def _number(cell: str) -> float:
         return float(cell)
     except ValueError:
         return math.nan
+
+
+def _single(cell: str) -> np.float32:
+    """The number in a cell as it is kept; infinite when it is too large for that."""
+    with np.errstate(over="ignore"):
+        return np.float32(_number(cell))
 
 
 def _natural(name: str) -> tuple[bool, float, str]:

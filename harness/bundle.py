@@ -24,7 +24,7 @@ import numpy as np
 
 from harness.config import identity_part
 from harness.errors import DataError, HarnessError, UsageError
-from harness.files import atomic_write
+from harness.files import atomic_write, check_parquet
 from harness.identity import run_id
 from harness.masking import MaskTable
 from harness.metrics import is_higher_better, metric_for
@@ -39,8 +39,6 @@ MANIFEST = "manifest.json"
 RUN_FILES = ("config.yaml", "environment.json", "mask.json", "mask.parquet", "predictions.parquet", "record.json")
 #: Larger archives are refused unread: 1 GiB.
 MAX_BYTES = 1 << 30
-#: Parquet can claim many more values than it has bytes; tables with more values are refused unread.
-MAX_VALUES = 200_000_000
 #: Scores are computed again in the same way; only the order of sums may differ between machines.
 TOLERANCE = 1e-12
 
@@ -113,13 +111,17 @@ def write_bundle(path: Path, runs: Mapping[str, Mapping[str, bytes]]) -> str:
         members |= {f"runs/{run}/{name}": files[name] for name in RUN_FILES}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = json.dumps({"schema": BUNDLE_SCHEMA, "files": hashes}, indent=2, sort_keys=True).encode() + b"\n"
-    digest = hashlib.sha256(manifest).hexdigest()
-    archive = _archive(members | {MANIFEST: manifest}, digest.encode())
+    archive = sealed_archive(members, manifest)
     if len(archive) > MAX_BYTES:
         raise UsageError(f"the bundle would have {len(archive):,} bytes, at most {MAX_BYTES:,}; export fewer runs.")
     with atomic_write(path) as temporary:
         temporary.write_bytes(archive)
-    return digest
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def sealed_archive(members: Mapping[str, bytes], manifest: bytes) -> bytes:
+    """The archive of some members and a manifest, with the manifest's sha256 as its comment."""
+    return _archive({**members, MANIFEST: manifest}, hashlib.sha256(manifest).hexdigest().encode())
 
 
 def verify_bundle(path: Path) -> Verification:
@@ -255,7 +257,7 @@ def _check_run(
             for file in ("predictions.parquet", "mask.parquet", "mask.json"):
                 (folder / file).write_bytes(files[file])
             for file in ("predictions.parquet", "mask.parquet"):
-                _small_enough(folder / file)
+                check_parquet(folder / file)
             passed(_digest_of_predictions(record, files))
             predictions = load_predictions(folder / "predictions.parquet")
             masks = MaskTable.load(folder / "mask")
@@ -331,14 +333,6 @@ def _identity(record: RunRecord) -> str:
     if found != record.run_id:
         raise _Broken(f"config, data, masks, code and metrics make run {found[:12]}…, the record is of another")
     return "sha256 of config, data version, masks, code and metric versions"
-
-
-def _small_enough(path: Path) -> None:
-    import pyarrow.parquet
-
-    metadata = pyarrow.parquet.read_metadata(path)
-    if metadata.num_rows * metadata.num_columns > MAX_VALUES:
-        raise _Broken(f"{path.name} claims {metadata.num_rows * metadata.num_columns:,} values")
 
 
 def _digest_of_predictions(record: RunRecord, files: Mapping[str, bytes]) -> str:

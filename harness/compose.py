@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -39,10 +40,14 @@ GROUPS: Mapping[str, tuple[Registry[PluginConfig], str | None]] = {
     "executor": (registry.executors, "local"),
 }
 
+#: The largest grid; a slip of the keyboard should not fill the memory.
+MOST_CELLS = 100_000
+
 #: Mappings to which a command line may add keys.
 OPEN_KEYS = ("encoders.", "encoder_options.", "executor.options.")
 
 _PRESET = re.compile(r"^preset=")
+_REFERENCE = re.compile(r"(\\*)\$\{")
 #: Options of which thousands of cells differ in nothing else, and the texts whose value Hydra need not be asked for.
 _PLAIN: Mapping[str, tuple[type[int] | type[str], re.Pattern[str]]] = {
     **dict.fromkeys(("mask_seed", "train_seed", "eval_seed"), (int, re.compile(r"0|[1-9][0-9]{0,17}"))),
@@ -164,14 +169,20 @@ def identity_dict(config: RunConfig) -> dict[str, Any]:
 def from_dict(data: Mapping[str, Any]) -> RunConfig:
     """Rebuilds the config that `to_dict` wrote, e.g. out of a run record.
 
+    Texts are taken as they are: a record of others cannot ask for `${oc.env:...}`.
+
     Raises:
         UsageError: If a plugin is no longer registered, or an option is unknown or of the wrong type.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    rest = {key: value for key, value in data.items() if key not in GROUPS}
+    named = [data[group] for group in GROUPS if group in data] if isinstance(data, Mapping) else [None]
+    if not all(isinstance(part, Mapping) and isinstance(part.get("name", ""), str) for part in named):
+        raise UsageError("the config is no mapping with named plugins; it is not one that the harness wrote.")
     try:
+        data = {str(key): _literal(value) for key, value in data.items()}
+        rest = {key: value for key, value in data.items() if key not in GROUPS}
         parts: dict[str, Any] = {}
         for group in [field.name for field in dataclasses.fields(RunConfig) if field.name in GROUPS]:
             plugins, _ = GROUPS[group]
@@ -184,7 +195,7 @@ def from_dict(data: Mapping[str, Any]) -> RunConfig:
         config = OmegaConf.to_object(OmegaConf.merge(schema, rest, parts))
     except KeyError as error:
         raise UsageError(f"the config lacks {error}; it is not one that the harness wrote.") from error
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, RecursionError) as error:
         raise UsageError(f"the config does not fit this version: {_first_line(error)}.") from error
     assert isinstance(config, RunConfig)
     config.validate()
@@ -204,6 +215,15 @@ def changed_options(config: MethodConfig) -> list[str]:
     ]
 
 
+def _literal(value: Any) -> Any:
+    """The value with texts escaped that omegaconf would otherwise take for references."""
+    if isinstance(value, str):
+        return _REFERENCE.sub(r"\1\1\\${", value)
+    if isinstance(value, Mapping):
+        return {key: _literal(part) for key, part in value.items()}
+    return [_literal(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
 def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
@@ -218,7 +238,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     for text in overrides:
         try:
             override = parser.parse_override(text)
-        except HydraException as error:
+        except (HydraException, RecursionError) as error:
             raise UsageError(
                 f"cannot read {text!r}: write key=value, e.g. method=redeem ({_first_line(error)})."
             ) from error
@@ -244,17 +264,30 @@ def _cells(overrides: Sequence[Override]) -> Iterator[list[tuple[str, str]]]:
         key = override.key_or_group
         if override.is_interval_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP:
             raise UsageError(f"{override.input_line!r}: a grid needs its values; write {key}=A,B or {key}=range(0,5).")
-        if override.is_sweep_override():
-            texts = list(override.sweep_string_iterator())
-            if key == "protocol":
-                # Hydra takes `train:X,test:Y` for two values (and escapes their colons); it is one name.
-                names = join_names([text.replace("\\:", ":") for text in texts])
-                texts = [f"'{name}'" if "," in name else name for name in names]
-        else:
-            texts = [override.get_value_element_as_str()]
+        texts = _values(override)
+        if override.is_sweep_override() and key == "protocol":
+            # Hydra takes `train:X,test:Y` for two values (and escapes their colons); it is one name.
+            names = join_names([text.replace("\\:", ":") for text in texts])
+            texts = [f"'{name}'" if "," in name else name for name in names]
         axes.append([(key, text) for text in texts])
+    count = math.prod(map(len, axes))
+    if count > MOST_CELLS:
+        raise UsageError(f"the grid has {count:,} cells, at most {MOST_CELLS:,} are planned at a time; name fewer.")
     for cell in itertools.product(*axes):
         yield list(cell)
+
+
+def _values(override: Override) -> list[str]:
+    """Texts of the values that an override gives its key."""
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    try:
+        # A range may have no end.
+        return list(itertools.islice(override.sweep_string_iterator(), MOST_CELLS + 1))
+    except Exception as error:  # grids within grids break Hydra in several ways
+        raise UsageError(
+            f"cannot read {override.input_line!r}: a grid's values are plain values, e.g. 1,2,3."
+        ) from error
 
 
 def _compose_cells(cells: Iterable[Sequence[tuple[str, str]]], schema: type[C], known: _Known[C]) -> list[C]:

@@ -16,6 +16,8 @@ from harness.errors import DataError
 from harness.progress import say
 
 _MOMENT = 3.0  # seconds
+#: Bounds of tables of others, in values and in bytes of text.
+MAX_VALUES, MAX_TEXT = 200_000_000, 1 << 30
 
 #: What a file system says when it takes no more: full, quota, read-only, broken, file too large.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
@@ -90,6 +92,33 @@ def locked(path: Path, waiting: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def check_parquet(path: Path) -> None:
+    """Refuses a Parquet file that would take far more memory than it has bytes, before it is read.
+
+    A few bytes can claim any number of rows, and one long text can stand in all of them.
+
+    Raises:
+        DataError: If it claims more than 200 million values, or texts of more than 1 GiB together.
+        Exception: Whatever pyarrow makes of a damaged file.
+    """
+    from pyarrow import compute, parquet, types
+
+    with parquet.ParquetFile(path) as file:
+        count = file.metadata.num_rows * file.metadata.num_columns
+        if count > MAX_VALUES:
+            raise DataError(f"{path} claims {count:,} values; at most {MAX_VALUES:,} are read.")
+        kinds = {field.name: field.type for field in file.schema_arrow}
+    texts = [name for name, kind in kinds.items() if types.is_string(kind) or types.is_large_string(kind)]
+    # As codes into the different texts, which are then measured without being written out.
+    size = 0
+    for name, column in zip(texts, parquet.read_table(path, columns=texts, read_dictionary=texts).columns, strict=True):
+        for chunk in column.chunks:
+            lengths = compute.binary_length(chunk.dictionary)
+            size += compute.sum(lengths.take(chunk.indices).cast("int64")).as_py() or 0
+        if size > MAX_TEXT:
+            raise DataError(f"{path} holds more than {MAX_TEXT:,} bytes of text up to column {name!r}.")
 
 
 def file_sha256(path: Path) -> str:

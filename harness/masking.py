@@ -21,7 +21,7 @@ from harness.changes import parse_change
 from harness.config import digest_of
 from harness.errors import DataError, SupervisionError, UsageError
 from harness.features import FeatureArray
-from harness.files import atomic_write
+from harness.files import atomic_write, check_parquet
 from harness.protocol import Condition, Protocol
 from harness.types import (
     SPLITS,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 MASK_SCHEMA = 1
 #: Column of saved tables with several test conditions; no modality may be called so.
 _CONDITION = "condition:"
+#: Texts of the side file.
+_TEXTS = ("protocol", "definition", "dataset", "dataset_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -240,11 +242,15 @@ class MaskTable:
                 raise DataError(f"mask table {file}: no such file; a table is a .parquet and a .json side by side.")
         try:
             header = json.loads(side.read_text())
+            check_parquet(parquet)
             frame = pd.read_parquet(parquet)
             strays = set(frame["split"]) - set(SPLITS)
             if strays:
                 raise ValueError(f"unknown splits {sorted(map(str, strays))}")
             modalities = tuple(header["modalities"])
+            named = [*modalities, *frame["id"], *(header[name] for name in _TEXTS)]
+            if not all(isinstance(text, str) for text in named):
+                raise ValueError("ids, modalities or names that are no text")
             names = list(header.get("conditions", []))
             if names:
                 found = list(dict.fromkeys(frame.loc[frame["split"] == "test", _CONDITION]))
@@ -277,13 +283,13 @@ class MaskTable:
             strays = set(table.changes) - set(table.parts())
             if strays:
                 raise ValueError(f"changes of unknown parts {sorted(strays)}")
-            expected = header["sha256"]
+            expected, found = str(header["sha256"]), table.fingerprint
         except Exception as error:
             reason = " ".join(str(error).split())
             raise DataError(f"mask table {stem}: not readable ({type(error).__name__}: {reason}).") from error
-        if table.fingerprint != expected:
+        if found != expected:
             raise DataError(
-                f"mask table {stem}: content has sha256 {table.fingerprint[:16]}…, side file says {expected[:16]}…; "
+                f"mask table {stem}: content has sha256 {found[:16]}…, side file says {expected[:16]}…; "
                 "the table was changed after it was saved."
             )
         return table

@@ -381,7 +381,7 @@ def test_oversized_archives_are_refused_unread(tmp_path: Path, monkeypatch: pyte
     record, files = make_files(tmp_path)
     path = tmp_path / "b.zip"
     write_bundle(path, {record.run_id: files})
-    monkeypatch.setattr(bundle, "MAX_VALUES", 100)
+    monkeypatch.setattr("harness.files.MAX_VALUES", 100)
     assert "claims" in failure(verify_bundle(path))[1]
     monkeypatch.setattr(bundle, "MAX_BYTES", 1000)
     assert "at most 1,000" in failure(verify_bundle(path))[1]
