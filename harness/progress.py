@@ -91,7 +91,12 @@ def note(text: str) -> None:
 def say(message: str) -> None:
     """One line for the user on stderr, from the main process of a run; stdout is for results."""
     if processes.is_main():
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Text of others as a terminal may show it: no control codes, and no marks that turn the direction of writing."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
 def be_quiet() -> None:

@@ -165,6 +165,9 @@ class RunRecord:
         """
         try:
             data = json.loads(text)
+            if "\\ud" in text.lower():
+                # JSON can write halves of letters, which no file can hold.
+                data = json.loads(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
             version = int(data["schema_version"])
             if version > RECORD_SCHEMA:
                 raise DataError(f"{source}: written by a newer harness (schema {version}); upgrade to read it.")

@@ -74,7 +74,7 @@ def _table(table: Table, number: int) -> str:
             + (_marks(row) if column.key == "score" else "")
             for column in shown
         ]
-        lines += [f"% {latex(row.name)}: {record_texts(row)}", " & ".join(cells) + " \\\\"]
+        lines += [f"% {latex(row.name)}: {latex(record_texts(row))}", " & ".join(cells) + " \\\\"]
     spec = "".join("l" if column.key == "method" else "r" for column in shown)
     head = " & ".join(latex(column.header) for column in shown) + " \\\\"
     return _float(f"{latex(table.title)}. {_MARKS}", str(number), spec, [head], lines)

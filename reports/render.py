@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
 
+from harness.progress import printable
 from harness.reports.leaderboard import Leaderboard
 from harness.reports.sections import (
     BLOCK_SECTIONS,
@@ -259,7 +261,7 @@ def _plain(section: Section, align: Sequence[str] | None = None) -> str:
     grid = tabulate(section.rows, section.headers, tablefmt="simple", disable_numparse=True, colalign=align)
     text = [section.title, *(grid.splitlines() if section.rows else []), *(f"  {note}" for note in section.notes)]
     # Names come from other people's records: an escape sequence must not reach the terminal.
-    return "\n".join("".join(char if char.isprintable() else "?" for char in line) for line in text)
+    return "\n".join(printable(line.replace("\n", " ")) for line in text)
 
 
 def _left_first(section: Section) -> list[str] | None:
@@ -336,13 +338,20 @@ def _linked(row: Row) -> str:
     """Run ids with their seeds, each a link where a server shows the run."""
     parts = []
     for run in row.runs:
-        name = f"`{run['run_id'][:12]}`"
-        parts.append((f"[{name}](<{run['link']}>)" if run["link"] else name) + f" (seed {run['train_seed']})")
+        name = f"`{_plain_code(run['run_id'][:12])}`"
+        parts.append(
+            (f"[{name}](<{_plain_code(run['link'])}>)" if run["link"] else name) + f" (seed {run['train_seed']})"
+        )
     return ", ".join(parts)
 
 
 def _markdown(text: str) -> str:
-    return "".join("\\" + char if char in "\\|<>*_[]`" else char for char in text.replace("\n", " "))
+    return "".join("\\" + char if char in "\\|<>*_[]`~$&" else char for char in printable(text.replace("\n", " ")))
+
+
+def _plain_code(text: str) -> str:
+    """Text where nothing can be escaped, between backticks or in the address of a link."""
+    return re.sub(r"[^\w:/#.?=&%@-]", "?", text, flags=re.ASCII)
 
 
 def to_json(board: Leaderboard) -> str:

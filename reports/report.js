@@ -395,6 +395,10 @@
     if (name.endsWith("_seconds")) return short(value) + " s";
     return short(value);
   }
+  /* One word of a shell: a record may hold anything in place of an id. */
+  function quoted(text) {
+    return /^[\w.,:=-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\\''") + "'";
+  }
   function runsOf(table, row) {
     const lines = row.runs.map(([seed, status, value, run, stored], index) => {
       const link = row.places && row.places[index] >= 0 ? data.places[row.places[index]] + stored : "";
@@ -404,7 +408,7 @@
     const head = make("thead", {}, make("tr", {}, ...["seed", "status", table.metric, "run id", "record"].map((name, index) => make("th", { scope: "col", class: [1, 3, 4].includes(index) ? "text" : "" }, name))));
     const ids = row.runs.map((run) => run[3]).join(",");
     return make("div", {}, make("h3", {}, "Runs"), make("div", { class: "grid-scroll" }, make("table", { class: "runs" }, head, make("tbody", {}, ...lines))),
-      make("details", {}, make("summary", {}, "Find these records again"), make("pre", { tabindex: "0" }, "harness report --json run_id=" + ids)),
+      make("details", {}, make("summary", {}, "Find these records again"), make("pre", { tabindex: "0" }, "harness report --json " + quoted("run_id=" + ids))),
       row.error ? make("pre", { class: "not-ok", tabindex: "0" }, row.error) : null);
   }
   function configOf(table, row) {

@@ -49,7 +49,7 @@ def to_csv(board: Leaderboard) -> str:
 
 def _no_formula(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula gets a quote in front."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" and value else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
 
 
 def to_parquet(board: Leaderboard) -> bytes:

@@ -27,7 +27,7 @@ from harness.errors import (
     UnknownNameError,
     UsageError,
 )
-from harness.progress import say
+from harness.progress import printable, say
 
 #: Sub-commands and what they do; each is the module of the same name in `harness.cli.commands`.
 COMMANDS: Mapping[str, str] = {
@@ -51,6 +51,9 @@ COMMANDS: Mapping[str, str] = {
     "sync": "send runs that could not reach the tracking server",
     "doctor": "check the installation, data sets, encoders and tracking",
 }
+
+#: Characters of an error line: an error may quote a file, and files of others may hold anything.
+_LONGEST = 4000
 
 _EPILOG = """\
 commands:
@@ -81,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from harness.mlflow_store import redact
 
             # An error may quote the command line, and that the address of a tracking server.
-            print(f"harness: error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
+            line = redact(" ".join(printable(str(error)).split()))
+            print(f"harness: error: {line if len(line) <= _LONGEST else line[:_LONGEST] + ' …'}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
         say("harness: interrupted; the same command goes on from the last checkpoint.")

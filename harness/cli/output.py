@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.reports.leaderboard import Leaderboard, RunLike
 
+from harness.progress import printable
+
 #: Width assumed when output goes to a pipe: wide enough that no line of a table is cut into two.
 _PIPE_WIDTH = 10_000
 
@@ -46,7 +48,7 @@ def print_board(board: Leaderboard | None, outcomes: Sequence[RunLike], *, json:
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints aligned columns; on a terminal the last column is wrapped to the width of the window."""
-    cells = [[str(cell) for cell in row] for row in (headers, *rows)]
+    cells = [[printable(str(cell)) for cell in row] for row in (headers, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     indent = sum(widths[:-1]) + 2 * (len(widths) - 1)
     room = max(24, terminal_width() - indent)
@@ -60,7 +62,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 def print_facts(facts: Sequence[tuple[str, object]]) -> None:
     """Prints name and value pairs, values aligned and wrapped; empty values are left out."""
-    shown = [(name, str(value)) for name, value in facts if str(value)]
+    shown = [(name, printable(str(value))) for name, value in facts if str(value)]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         lines = [part for line in value.splitlines() for part in textwrap.wrap(line, terminal_width() - width - 2)]

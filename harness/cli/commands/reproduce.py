@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +81,7 @@ def execute(arguments: argparse.Namespace) -> int:
         _print_plan(chosen, found)
     if arguments.dry_run:
         if len(grids) == 1:
-            print(f"\nthe same runs: harness sweep {' '.join(*grids.values())}")
+            print(f"\nthe same runs: harness sweep {shlex.join(*grids.values())}")
         return EXIT_OK
 
     from harness.files import atomic_write
