@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 # One thread per process: the suite runs two processes, and results do not depend on the number of cores.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help install demo test test-all bench bench-full docs lint format typecheck clean
+.PHONY: help install demo test test-all bench bench-full docs dist lint format typecheck clean
 
 help:
 	@echo "make demo       install, run the default benchmark, print the comparison table"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench      speed beside the released pipeline's cost, minutes on two cores; rewrites docs/speed.md"
 	@echo "make bench-full the same at larger sizes"
 	@echo "make docs       the docs site, in site/; a broken link fails"
+	@echo "make dist       sdist and wheel, in dist/, checked; scripts/smoke.sh tries the wheel in an environment of its own"
 	@echo "make lint       ruff: style, imports, formatting"
 	@echo "make format     ruff: reformat and fix what can be fixed"
 	@echo "make typecheck  mypy, strict"
@@ -64,6 +65,16 @@ docs: $(VENV)/.installed-docs
 
 $(VENV)/.installed-docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),docs]' $(CONSTRAINTS)
+	@touch $@
+
+dist: $(VENV)/.installed-release
+	rm -rf dist build/lib build/bdist.*
+	$(BIN)/python -P -m build --quiet
+	$(BIN)/python -P -m twine check --strict dist/*
+	$(BIN)/check-wheel-contents --toplevel harness dist/*.whl
+
+$(VENV)/.installed-release: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),release]' $(CONSTRAINTS)
 	@touch $@
 
 lint: $(STAMP)
