@@ -283,13 +283,13 @@ class MaskTable:
             strays = set(table.changes) - set(table.parts())
             if strays:
                 raise ValueError(f"changes of unknown parts {sorted(strays)}")
-            expected, found = str(header["sha256"]), table.fingerprint
+            expected, digest = str(header["sha256"]), table.fingerprint
         except Exception as error:
             reason = " ".join(str(error).split())
             raise DataError(f"mask table {stem}: not readable ({type(error).__name__}: {reason}).") from error
-        if found != expected:
+        if digest != expected:
             raise DataError(
-                f"mask table {stem}: content has sha256 {found[:16]}…, side file says {expected[:16]}…; "
+                f"mask table {stem}: content has sha256 {digest[:16]}…, side file says {expected[:16]}…; "
                 "the table was changed after it was saved."
             )
         return table

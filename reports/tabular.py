@@ -49,7 +49,10 @@ def to_csv(board: Leaderboard) -> str:
 
 def _no_formula(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula gets a quote in front."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r", " ")  # which would end a line, and is not quoted
+    return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t") else value
 
 
 def to_parquet(board: Leaderboard) -> bytes:

@@ -211,7 +211,8 @@ def test_small_files_that_claim_much_are_refused(shop: Shop) -> None:
         shop.load()
     shop.set(7, "title", "x" * 131_072)
     lines = shop.problems()
-    assert "id 'i4', photo: file '4.png' is not a readable picture (Image size (2500000000 pixels)" in lines[1]
+    assert "id 'i4', photo: file '4.png' is not a readable picture" in lines[1]
+    assert "(Image size (2500000000 pixels)" in lines[1]
     assert "id 'i5', photo: file '5.png' would decode to 9000 x 9000 pixels" in lines[2]
     assert "id 'i6', sound: file '6.npy' is not a readable .npy array" in lines[3]
     assert len(lines) == 4
