@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.files import read_yaml
 
 #: What a command line need not quote; the words of YAML and Hydra for other values are.
 _WORD = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z][\w.-]*")
@@ -27,14 +28,12 @@ def read_cells(path: Path, common: Sequence[str] = ()) -> list[list[str]]:
     Raises:
         UsageError: If the file cannot be read or is something else; it names the entry.
     """
-    import yaml  # type: ignore[import-untyped]
-
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = read_yaml(path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}.") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: not a YAML file ({str(error).splitlines()[0]}).") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not a YAML file ({error}).") from error
     if not isinstance(entries, list) or not entries:
         raise UsageError(f"{path}: write a YAML list of grids, e.g. `- {{method: redeem, train_seed: [0, 1]}}`.")
     grids = []

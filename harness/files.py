@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.config import PathsConfig
 from harness.errors import DataError
@@ -92,6 +93,36 @@ def locked(path: Path, waiting: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def read_yaml(path: Path, texts: bool = False) -> Any:
+    """Reads a small YAML file of others as plain data.
+
+    References (`*name`) are refused: a few lines of them can stand for gigabytes, or for themselves.
+
+    Args:
+        path: The file.
+        texts: Leave every scalar the text that it is.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no such YAML; one line.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    kind = yaml.BaseLoader if texts else yaml.SafeLoader
+
+    class Loader(kind):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("references to other parts are not read")
+            return super().compose_node(parent, index)
+
+    text = path.read_text(encoding="utf-8")
+    try:
+        return yaml.load(text, Loader)
+    except Exception as error:  # its readers of numbers and dates fail in several ways
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def check_parquet(path: Path) -> None:

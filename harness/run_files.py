@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.config import NOT_IDENTITY, TuningConfig, digest_of
 from harness.errors import UsageError
-from harness.files import atomic_write
+from harness.files import atomic_write, read_yaml
 
 _KEY = "from"
 _KEYS = {"run", "tuning", "digest"}
@@ -71,13 +71,11 @@ class RunFile:
         Raises:
             UsageError: If it is none, or its overrides are not those that the search has found.
         """
-        import yaml
-
         try:
             # Every scalar stays the text that it is: an override is a text.
-            content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UsageError(f"{_KEY}={path} cannot be read ({' '.join(str(error).split())}).") from error
+            content = read_yaml(path, texts=True)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{_KEY}={path} cannot be read ({error}).") from error
         if not isinstance(content, dict) or "run" not in content or not set(content) <= _KEYS:
             raise UsageError(
                 f"{_KEY}={path} is no run file: it needs `run:` with lines KEY: VALUE, as of harness tune."

@@ -20,6 +20,7 @@ from typing import Any
 
 from harness.config import MethodConfig, RunConfig
 from harness.errors import UsageError
+from harness.files import read_yaml
 
 Value = bool | int | float | str
 
@@ -102,12 +103,10 @@ def read_space(path: Path) -> Space:
     Raises:
         UsageError: Naming the file and the entry that is wrong.
     """
-    import yaml  # type: ignore[import-untyped]
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}).") from error
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as YAML ({error}).") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: write lines of OPTION: {{low: …, high: …}} or OPTION: {{choices: […]}}.")
     return {str(key): _dimension(f"{path}: {key}", entry) for key, entry in content.items()}

@@ -476,6 +476,69 @@ def _read_config(data: bytes, folder: Path) -> object:  # noqa: ARG001
     return json.dumps(to_dict(from_dict(config)), default=str)
 
 
+_YAML = (
+    "- {method: redeem, method.preset: [clean, paper], protocol: both_0.7, train_seed: [0, 1, 2]}\n",
+    '- {method: all, dataset: openmoji, protocol: [text_0.7, "train:complete,test:both_0.7"]}\n- method: mmin\n',
+    "run:\n  method: redeem\n  trainer.lr: 1e-3\n",
+    "run: {method: zero_fill}\ntuning: {trials: 3, seed: 0}\ndigest: 0123456789abcdef\n",
+    "method.k: {low: 1, high: 9, log: true}\ntrainer.lr: {choices: [1e-3, 1e-4]}\n",
+)
+_YAML_WORDS = (
+    *(
+        "- ",
+        ": ",
+        "{",
+        "}",
+        "[",
+        "]",
+        "\n",
+        "  ",
+        "&a ",
+        "*a",
+        "&a [*a,*a]",
+        "!!python/object:os.system ",
+        "!!int ",
+        "? ",
+    ),
+    *(
+        "<<: *a",
+        "|",
+        ">",
+        "---",
+        "...",
+        "%YAML 9",
+        "2001-99-99",
+        "1:99:99",
+        "0o9",
+        "~",
+        "!!binary x",
+        "!!set {a}",
+        "# ",
+    ),
+    *("run:", "tuning:", "digest:", "low:", "high:", "choices:", "method:", "log:", "1e999", ".nan", "-.inf", "yes"),
+    *("!!int ", "? ", "# "),
+)
+
+
+def _read_yaml(data: bytes, folder: Path) -> object:
+    """As every file that holds overrides or a search space; at least one must take it."""
+    from harness.cells import read_cells
+    from harness.run_files import RunFile
+    from harness.space import read_space
+
+    (folder / "f.yaml").write_bytes(data)
+    found: list[object] = []
+    errors: list[HarnessError] = []
+    for read in (read_cells, RunFile.load, read_space):
+        try:
+            found.append(read(folder / "f.yaml"))
+        except HarnessError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return found
+
+
 _PROTOCOL_WORDS = (
     *("both", "text", "image", "any", "shared", "imbalanced", "concat", "patterns", "patterns_proper", "complete"),
     *("natural", "corrupt:", "noise", "typo", "frames", "block", "tail", "train:", ",test:", "test:", "table:", "+"),
@@ -522,5 +585,6 @@ READERS: tuple[Reader, ...] = (
     Reader("bundle manifest", _make_bundle, _read_bundle),
     Reader("overrides", _make_overrides, _read_overrides),
     Reader("config of a record", _make_config, _read_config),
+    Reader("cells, runs and spaces (YAML)", _of_text(_YAML, _YAML_WORDS), _read_yaml),
     Reader("protocol name", _make_protocol, _read_protocol),
 )

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import harness
+from harness.cells import read_cells
 from harness.cli import main
 from harness.compose import compose, from_dict, to_dict
 from harness.datasets.folder import FolderConfig
@@ -40,8 +41,8 @@ CALLS: dict[str, tuple[str, object] | None] = {
 #: Methods of any object that write by names of an archive, and keywords that no call may have.
 METHODS = ("extractall", "extract", "read_pickle")
 KEYWORDS = (("trust_remote_code", True), ("shell", True), ("allow_pickle", True), ("weights_only", False))
-#: The one place that reads pickles subclasses the unpickler; YAML is read with the loader that knows only texts.
-EXCUSED = {("restricted_pickle.py", "pickle.Unpickler"), ("presets.py", "yaml.load")}
+#: YAML is read with loaders of plain data.
+EXCUSED = {("presets.py", "yaml.load"), ("files.py", "yaml.load")}
 
 
 def calls() -> Iterator[tuple[Path, ast.Call, str]]:
@@ -158,6 +159,16 @@ def test_a_record_cannot_ask_for_environment_variables(monkeypatch: pytest.Monke
     data = to_dict(compose(["method=zero_fill"])[0])
     data["paths"]["home"] = r"${oc.env:SECRET_OF_THIS_TEST}/\${x}"
     assert from_dict(data).paths.home == r"${oc.env:SECRET_OF_THIS_TEST}/\${x}"
+
+
+def test_a_few_lines_of_yaml_cannot_stand_for_gigabytes(tmp_path: Path) -> None:
+    """Nine references to nine references, ten times over; and a list that holds itself."""
+    lines = ["- &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"- &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 10)]
+    for text in ("\n".join(lines), "- {method: &a [*a]}"):
+        (tmp_path / "cells.yaml").write_text(text)
+        with pytest.raises(UsageError, match="references to other parts are not read"):
+            read_cells(tmp_path / "cells.yaml")
 
 
 def test_a_grid_without_end_is_refused() -> None:
