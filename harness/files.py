@@ -112,7 +112,7 @@ def read_yaml(path: Path, texts: bool = False) -> Any:
 
     kind = yaml.BaseLoader if texts else yaml.SafeLoader
 
-    class Loader(kind):  # type: ignore[misc]
+    class Loader(kind):  # type: ignore[misc, valid-type]
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise ValueError("references to other parts are not read")
