@@ -84,8 +84,8 @@ def interleave(sides: Mapping[str, Callable[[], Any]], rounds: int, warm: int = 
 class PeakMemory:
     """Memory of this process beyond what it had on entry, sampled every few milliseconds: `peak.bytes`.
 
-    Pages of mapped files are not counted: the system takes them back when it needs them.  What was freed before is given
-    back first, where the C library can, so that it is not used again unseen.
+    Pages of mapped files are not counted: the system takes them back when it needs them.  What was freed before is
+    given back first, where the C library can, so that it is not used again unseen.
     """
 
     bytes: int = 0
