@@ -81,7 +81,7 @@ def _cell(axes: Axes, known: Mapping[str, Picture], sample: str, title: str, bel
     axes.set_ylim(0, 1)
     axes.set_box_aspect(1)
     words = textwrap.wrap(short(picture.text, _LINES * _LETTERS), _LETTERS)[:_LINES]
-    axes.set_xlabel("\n".join(filter(None, [below, *words])), fontsize=6)
+    axes.set_xlabel("\n".join(filter(None, [below, *words])), fontsize=6, labelpad=7)
 
 
 def _bar(axes: Axes, weight: float) -> Any:

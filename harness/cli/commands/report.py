@@ -37,7 +37,7 @@ examples:
   harness report --out report --samples dataset=openmoji
   harness report tracking.uri=https://mlflow.example.org --json
 
-Filters, each with one value or a comma list: {filters}.
+Filters, each with one value or a comma list: {filters}; of a run id its beginning is enough.
 Of a run that was made again only the newest counts."""
 
 
