@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,8 +70,9 @@ class Waiting(Method):
         first = not where.exists()
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         where.write_text(f"{os.environ.get('SLURM_JOB_ID', '')} {node()} {os.getpid()} {gpus}")
-        if first:
-            time.sleep(self.config.seconds)
+        end = time.monotonic() + first * self.config.seconds
+        while time.monotonic() < end:
+            time.sleep(0.1)  # Ray interrupts Python, not the system's calls
 
     def predict_step(self, batch):
         return torch.zeros(len(batch), self.task.num_outputs)
@@ -286,3 +289,18 @@ def test_a_ray_node_that_is_killed_costs_nothing(store: Path, plugin: str, two_n
     thread.join()
     assert len(killed) == 1, "a cell ran on the node"
     assert len(stored(store)) == 4
+
+
+def test_ctrl_c_interrupts_the_cells_of_ray(store: Path, plugin: str) -> None:
+    pytest.importorskip("ray")
+    grid = [*SMALL, "method.mark=a", "method.seconds=300", "executor=ray", "--plugin", plugin]
+    command = [sys.executable, "-P", "-m", "harness", "sweep", *grid]
+    sweep = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    place_of(store, "a")
+    sweep.send_signal(signal.SIGINT)
+    out, err = sweep.communicate(timeout=200)
+    assert sweep.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    (record,) = [json.loads(file.read_text()) for file in (store / "runs").glob("*/record.json")]
+    assert (record["status"], "stopped by Ctrl-C" in record["error"]) == ("interrupted", True)
