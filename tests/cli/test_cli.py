@@ -64,7 +64,7 @@ def test_version_and_nothing_typed(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["runn"], "unknown command 'runn'. Did you mean 'run'?"),
+        (["sweeep"], "unknown command 'sweeep'. Did you mean 'sweep'?"),
         (["run"], "name a method"),
         (["run", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["run", "method=toy", "dataset=nowhere"], "unknown dataset 'nowhere'"),
