@@ -8,6 +8,7 @@ An `ObservedDataset` applies a table: what is hidden is not in the batches it ha
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -238,7 +239,8 @@ class MaskTable:
         stem = path.with_suffix("") if path.suffix in (".parquet", ".json") else path
         parquet, side = stem.with_name(stem.name + ".parquet"), stem.with_name(stem.name + ".json")
         for file in (parquet, side):
-            if not file.is_file():
+            # Not `Path.is_file`, which raises where a name is too long for the file system.
+            if not os.path.isfile(file):  # noqa: PTH113
                 raise DataError(f"mask table {file}: no such file; a table is a .parquet and a .json side by side.")
         try:
             header = json.loads(side.read_text())

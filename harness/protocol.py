@@ -22,6 +22,9 @@ from harness.errors import UnknownNameError, UsageError
 from harness.plugin import PluginConfig
 from harness.types import SPLITS, Aggregate, BoolArray, DatasetSpec, DataTable, IntArray, Split
 
+#: Characters of a name; longer ones could only be built from each other without end.
+_LONGEST = 1000
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -158,6 +161,8 @@ def parse_protocol(name: str) -> Protocol:
     """
     from harness import registry
 
+    if len(name) > _LONGEST:
+        raise UsageError(f"protocol {name[:40]!r}… has {len(name):,} characters; names have at most {_LONGEST:,}.")
     families: list[type[Protocol]] = []
     for entry in registry.protocols:
         family = registry.protocols.get(entry.name)
