@@ -234,6 +234,7 @@ def test_more_trials_continue_the_search_and_fewer_are_its_beginning(plugin: str
     assert tried(more)[:2] == tried(other)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_as_if_nothing_had_been(
     plugin: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -274,6 +275,7 @@ def test_a_trial_that_fails_counts_and_the_search_goes_on(plugin: str, capsys: C
     assert not list(Path("tuned").glob("*.yaml"))
 
 
+@pytest.mark.slow
 def test_two_programs_do_not_run_one_study_at_once(plugin: str, home: Path, capsys: Capture) -> None:
     from filelock import FileLock
 
