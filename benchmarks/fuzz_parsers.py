@@ -1,10 +1,9 @@
 """Feeds every reader of foreign text and files with hostile input; prints what came of it as a Markdown table.
 
-    python -P benchmarks/fuzz_parsers.py [--count N] [--only PART_OF_NAME] [--first I] [--coverage]
+    python -P benchmarks/fuzz_parsers.py [--count N] [--only PART_OF_NAME] [--first I]
 
 Input number I of a reader depends on its name and I alone, so `--only NAME --first I --count 1` repeats one.  Each
 reader runs in a process of its own, with 4 GiB more memory than it starts with and 20 CPU seconds for an input.
-`--coverage` lets atheris choose what to draw (not a dependency: pip install atheris).
 """
 
 from __future__ import annotations
