@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.files import read_yaml
 
 #: What a command line need not quote; the words of YAML and Hydra for other values are.
-_WORD = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z][\w.-]*")
+_WORD = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z][\w.-]*", re.ASCII)
 
 
 def read_cells(path: Path, common: Sequence[str] = ()) -> list[list[str]]:

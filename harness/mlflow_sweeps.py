@@ -187,7 +187,8 @@ def send_sweep(client: MlflowClient, uri: str, folders: Folders, record: SweepRe
     """
     from mlflow.entities import Metric, RunTag
 
-    stamp = milliseconds(record.finished or record.started) or 0
+    # Of values with one time MLflow shows the largest, so the end is never at the time of the start.
+    stamp = (milliseconds(record.finished or record.started) or 0) + (record.status != "running")
     parents = []
     for name in record.experiments:
         experiment = ensure_experiment(client, uri, name, folders)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.cells import read_cells
@@ -45,6 +45,7 @@ def test_a_mapping_is_a_grid_and_the_command_line_holds_for_all(tmp_path: Path) 
 
 @settings(max_examples=25, deadline=None)
 @given(text=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=20))
+@example(text="A¹")
 def test_a_text_stays_what_it_is(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Quotes, commas, backslashes, dollar signs, `null`, digits."""
     (grid,) = grids(tmp_path_factory.getbasetemp(), [{"method": "majority", "tracking.experiment": text}], *SMALL)
