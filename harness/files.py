@@ -152,6 +152,11 @@ def check_parquet(path: Path) -> None:
             raise DataError(f"{path} holds more than {MAX_TEXT:,} bytes of text up to column {name!r}.")
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; unlike `Path.is_file` also where the file system takes no such name."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as file:

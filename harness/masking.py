@@ -8,7 +8,6 @@ An `ObservedDataset` applies a table: what is hidden is not in the batches it ha
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from harness.changes import parse_change
 from harness.config import digest_of
 from harness.errors import DataError, SupervisionError, UsageError
 from harness.features import FeatureArray
-from harness.files import atomic_write, check_parquet
+from harness.files import atomic_write, check_parquet, is_file
 from harness.protocol import Condition, Protocol
 from harness.types import (
     SPLITS,
@@ -239,8 +238,7 @@ class MaskTable:
         stem = path.with_suffix("") if path.suffix in (".parquet", ".json") else path
         parquet, side = stem.with_name(stem.name + ".parquet"), stem.with_name(stem.name + ".json")
         for file in (parquet, side):
-            # Not `Path.is_file`, which raises where a name is too long for the file system.
-            if not os.path.isfile(file):  # noqa: PTH113
+            if not is_file(file):
                 raise DataError(f"mask table {file}: no such file; a table is a .parquet and a .json side by side.")
         try:
             header = json.loads(side.read_text())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from harness.changes import parse_identity
 from harness.errors import HarnessError, UsageError
+from harness.files import is_file
 from harness.protocol import Condition, Protocol, parse_protocol
 from harness.types import SPLITS, Aggregate, BoolArray, DatasetSpec, DataTable, Split
 
@@ -122,7 +123,7 @@ class SavedTable(Protocol):
 
     def _read(self) -> MaskTable:
         files = (Path(f"{self.file}.parquet"), Path(f"{self.file}.json"))
-        return _load(self.file, *(sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for file in files))
+        return _load(self.file, *(sha256(file.read_bytes()).hexdigest() if is_file(file) else "" for file in files))
 
     def _checked(self, table: DataTable, mask_seed: int) -> MaskTable:
         masks = self._read()

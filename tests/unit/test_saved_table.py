@@ -168,3 +168,10 @@ def test_another_seed_is_refused(masks: Path) -> None:
 def test_names_without_a_table(name: str) -> None:
     with pytest.raises(HarnessError, match="names no table"):
         parse_protocol("table:.parquet" if name == "table:masks/" else name)
+
+
+@pytest.mark.parametrize("length", [249, 400])
+def test_a_name_that_the_file_system_does_not_take_is_no_file(length: int, tmp_path: Path) -> None:
+    """With 249 characters `.json` fits into the usual 255 and `.parquet` does not."""
+    with pytest.raises(DataError, match="no such file"):
+        draw(f"table:{tmp_path / ('x' * length)}", make_table())
