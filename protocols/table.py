@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from harness.changes import parse_identity
 from harness.errors import HarnessError, UsageError
-from harness.files import is_file
 from harness.protocol import Condition, Protocol, parse_protocol
 from harness.types import SPLITS, Aggregate, BoolArray, DatasetSpec, DataTable, Split
 
@@ -123,7 +122,7 @@ class SavedTable(Protocol):
 
     def _read(self) -> MaskTable:
         files = (Path(f"{self.file}.parquet"), Path(f"{self.file}.json"))
-        return _load(self.file, *(sha256(file.read_bytes()).hexdigest() if is_file(file) else "" for file in files))
+        return _load(self.file, *map(_digest, files))
 
     def _checked(self, table: DataTable, mask_seed: int) -> MaskTable:
         masks = self._read()
@@ -159,3 +158,11 @@ def _hidden(present: BoolArray, table: DataTable, split: Split) -> BoolArray:
     """What is there and not shown; a skipped sample is one of which the data set lacks the rest."""
     hidden: BoolArray = table.available[table.splits[split]] & ~present
     return hidden
+
+
+def _digest(file: Path) -> str:
+    """Hash of a file; empty if it cannot be read, which is said where the table is loaded."""
+    try:
+        return sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
