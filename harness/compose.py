@@ -228,6 +228,10 @@ def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
+#: Characters of an option's name; Hydra looks for files of that name, and file systems take 255.
+_LONGEST = 200
+
+
 def _parse(overrides: Sequence[str]) -> list[Override]:
     """Hydra's grammar, and the forms of it that make no sense here refused."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -243,6 +247,8 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
                 f"cannot read {text!r}: write key=value, e.g. method=redeem ({_first_line(error)})."
             ) from error
         key = override.key_or_group
+        if len(key) > _LONGEST:
+            raise UsageError(f"option {key[:40]!r}… has {len(key):,} characters; names have at most {_LONGEST}.")
         if override.is_delete():
             raise UsageError(f"{text!r}: options cannot be deleted; set {key}=VALUE instead.")
         if (override.is_add() or override.is_force_add()) and not key.startswith(OPEN_KEYS):

@@ -262,3 +262,8 @@ def test_identity_leaves_out_what_changes_no_result() -> None:
     assert identity_dict(moved) == identity_dict(config)
     assert not set(identity_dict(config)) & set(NOT_IDENTITY)
     assert identity_dict(one("method=toy", "train_seed=1")) != identity_dict(config)
+
+
+def test_an_option_with_a_name_without_end_is_refused() -> None:
+    with pytest.raises(UsageError, match="has 325 characters; names have at most 200"):
+        compose(["method=majority", f"+encoder_options.minilm.{'k' * 302}=1"])
