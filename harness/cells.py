@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.files import read_yaml
+from harness.run_files import override_key
 
 #: What a command line need not quote; the words of YAML and Hydra for other values are.
 _WORD = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z][\w.-]*", re.ASCII)
@@ -41,7 +42,7 @@ def read_cells(path: Path, common: Sequence[str] = ()) -> list[list[str]]:
         if not isinstance(entry, dict) or not all(isinstance(key, str) for key in entry):
             raise UsageError(f"{path}: entry {number} is not a mapping of options to values, e.g. {{method: redeem}}.")
         merged = {key: f"{key}={_override(key, value)}" for key, value in entry.items()}
-        grids.append(list((merged | {text.partition("=")[0].strip(): text for text in common}).values()))
+        grids.append(list((merged | {override_key(text): text for text in common}).values()))
     return grids
 
 

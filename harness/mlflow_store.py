@@ -154,12 +154,17 @@ def _ensure_database(path: Path, folders: Folders | None) -> None:
         fresh.replace(path)
 
 
+def _reading(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    """A SQLite database that is not written, closed at the end of a `with`."""
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    return contextlib.closing(sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS))
+
+
 def _is_database(path: Path) -> bool:
     """Whether `path` is a SQLite file with MLflow's tables."""
     if not path.is_file() or path.stat().st_size == 0:
         return False
-    address = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS)) as connection:
+    with _reading(path) as connection:
         try:
             query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('runs', 'alembic_version')"
             return bool(connection.execute(query).fetchone()[0] == 2)
@@ -534,8 +539,7 @@ def _select(path: Path, keys: set[str], metrics: set[str]) -> list[Listed]:
     runs: dict[str, Listed] = {}
     tags: dict[str, dict[str, str]] = {}
     values: dict[str, dict[str, float]] = {}
-    address = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS)) as connection:
+    with _reading(path) as connection:
         for run_id, experiment_id, name, artifacts, started, key, text in connection.execute(tagged, [*_ENDED, *keys]):
             tags.setdefault(run_id, {})[key] = text
             values.setdefault(run_id, {})

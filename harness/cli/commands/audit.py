@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cli.output import print_json, print_table
 from harness.cli.parsing import Parser, add_json_option
-from harness.cli.runs import named_run
-from harness.cli.store import STORE_HELP, read_store
-from harness.errors import EXIT_AUDIT, EXIT_OK, UsageError
+from harness.cli.runs import add_runs_argument, named_runs
+from harness.errors import EXIT_AUDIT, EXIT_OK
 
 if TYPE_CHECKING:
     from harness.reaudit import Reaudit
@@ -30,29 +29,19 @@ examples:
 def parser(**options: Any) -> Parser:
     """Arguments of the command."""
     result = Parser(epilog=_EPILOG, **options)
-    result.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN | OPTION=VALUE",
-        help=f"run ids or MLflow ids, or their beginnings; {STORE_HELP}",
-    )
+    add_runs_argument(result)
     add_json_option(result)
     return result
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Prints one table per run."""
-    wanted = [text for text in arguments.runs if "=" not in text]
-    if not wanted:
-        raise UsageError("name a run (harness report --json lists their ids).")
-    store = read_store([text for text in arguments.runs if "=" in text])
+    store, runs = named_runs(arguments, "audited")
 
     from harness.progress import say
     from harness.reaudit import reaudit
-    from harness.tracking import load_runs
 
-    runs = load_runs(store.uri) if store.exists() else []
-    found = [reaudit(run, store.folders) for run in [named_run(runs, text, "audited") for text in wanted]]
+    found = [reaudit(run, store.folders) for run in runs]
     if arguments.json:
         print_json([_as_dict(each) for each in found])
     for each in found:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cli.output import print_json, print_table
 from harness.cli.parsing import Parser, add_json_option
-from harness.cli.runs import named_run
-from harness.cli.store import STORE_HELP, read_store
+from harness.cli.runs import add_runs_argument, named_runs
 from harness.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -31,12 +30,7 @@ examples:
 def parser(**options: Any) -> Parser:
     """Arguments of the command."""
     result = Parser(epilog=_EPILOG, **options)
-    result.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN | OPTION=VALUE",
-        help=f"run ids or MLflow ids, or their beginnings; {STORE_HELP}",
-    )
+    add_runs_argument(result)
     result.add_argument(
         "--examples", metavar="N", type=int, default=3, help="test samples to list per pattern and missing modality"
     )
@@ -46,21 +40,16 @@ def parser(**options: Any) -> Parser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Prints what was found, and keeps it beside the records."""
-    wanted = [text for text in arguments.runs if "=" not in text]
-    if not wanted:
-        raise UsageError("name a run (harness report --json lists their ids).")
     if arguments.examples < 0:
         raise UsageError(f"--examples {arguments.examples}: a number of samples, at least 0.")
-    store = read_store([text for text in arguments.runs if "=" in text])
+    store, runs = named_runs(arguments, "inspected")
 
     from harness.findings import FINDINGS_FILE
     from harness.inspection import inspect_run
     from harness.progress import say
-    from harness.tracking import load_runs
 
-    runs = load_runs(store.uri) if store.exists() else []
     shown = []
-    for run in [named_run(runs, text, "inspected") for text in wanted]:
+    for run in runs:
         findings = inspect_run(run, store.folders, arguments.examples)
         run.attach(FINDINGS_FILE, findings.to_json())
         shown.append(findings.to_dict())

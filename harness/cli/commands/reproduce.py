@@ -17,6 +17,7 @@ from harness.cli.parents import conclude, parent_run
 from harness.cli.parsing import Parser, add_json_option
 from harness.config import NOT_IDENTITY
 from harness.errors import EXIT_CELL_FAILED, EXIT_DATA, EXIT_OK, UsageError
+from harness.run_files import override_key
 
 if TYPE_CHECKING:
     from harness.record import RunRecord
@@ -127,7 +128,7 @@ def merge(preset: Preset, own: Sequence[str]) -> list[str]:
     """
     merged = {key: f"{key}={value}" for key, value in preset.run.items()}
     for text in own:
-        key = text.partition("=")[0].strip()
+        key = override_key(text)
         if key in ("method", "dataset"):
             raise UsageError(f"{text}: the {key} is the preset's; choose cells by name (`harness list presets`).")
         if key == "preset":
@@ -191,7 +192,7 @@ def _problems(found: Reproduction) -> dict[str, list[str]]:
 def _notes(chosen: Sequence[Preset], own: Sequence[str], records: Any) -> list[str]:
     """What a reader of the table must know: changed options, the presets' own notes, failed leak checks."""
     notes = []
-    changed = [text for text in own if text.partition("=")[0].partition(".")[0] not in NOT_IDENTITY]
+    changed = [text for text in own if override_key(text).partition(".")[0] not in NOT_IDENTITY]
     if changed:
         notes.append(f"run with {' '.join(changed)}, which is not the preset's own setting")
     notes += dict.fromkeys(preset.note for preset in chosen if preset.note)
