@@ -81,14 +81,19 @@ def _columns(table: DataTable, masks: MaskTable) -> AuditResult:
         hidden: BoolArray = table.available[table.splits[split]] & ~present
         count = hidden.sum(axis=0)
         for one, two in combinations(range(len(masks.modalities)), 2):
-            by_chance = 1.0 / math.comb(len(hidden), int(count[one]))
-            if by_chance < _CHANCE and np.array_equal(hidden[:, one], hidden[:, two]):
+            unlikely = _log_choices(len(hidden), int(count[one])) > -math.log(_CHANCE)
+            if unlikely and np.array_equal(hidden[:, one], hidden[:, two]):
                 alike.append(f"{masks.modalities[one]} and {masks.modalities[two]} ({part})")
     if alike:
         return AuditResult(
             "mask_columns", False, f"always missing together: {examples(alike)}; was one draw used twice?", "warning"
         )
     return AuditResult("mask_columns", True, "no two modalities miss the same samples")
+
+
+def _log_choices(total: int, chosen: int) -> float:
+    """Logarithm of the binomial coefficient, which no float holds from about 1,030 samples on."""
+    return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
 
 
 def check_binding(subject: Subject) -> AuditResult:

@@ -16,7 +16,9 @@ from PIL import Image, ImageDraw
 
 from harness import audit
 from harness.audit import data as data_audits
+from harness.audit.masks import check_masks
 from harness.audit.near_copies import fingerprint, near_copies
+from harness.datasets.synthetic import SyntheticConfig
 from harness.features import FeatureArray, content_digest
 from harness.masking import MaskTable
 from harness.protocol import Protocol, parse_protocol
@@ -321,3 +323,19 @@ def test_an_id_in_two_splits_is_caught() -> None:
     result = audited(table(), "complete", drawn)["ids"]
     assert not result.passed
     assert "'s00' in train and test" in result.detail
+
+
+@pytest.mark.parametrize("name", ["both_0.7", "any_0.5", "patterns", "a_0.9", "train:both_0.3,test:both_0.7"])
+def test_masks_of_thousands_of_samples_are_looked_at_as_those_of_few(name: str, tmp_path: Path) -> None:
+    """The number of ways to hide 5,600 of 8,000 values fits no float."""
+    large = SyntheticConfig(samples=10_000).load(tmp_path, tmp_path)
+    protocol = parse_protocol(name)
+    found = [*check_masks(large, MaskTable.build(protocol, large, 0), protocol)]
+    assert [result.name for result in found] == ["masks", "mask_columns"]
+    assert all(result.passed for result in found), found
+
+
+def test_one_draw_for_all_of_thousands_of_samples_is_caught(tmp_path: Path) -> None:
+    large = SyntheticConfig(samples=10_000, modalities=3).load(tmp_path, tmp_path)
+    leaky = Leaky(rule="one draw for both", called="shared_0.5")
+    assert not check_masks(large, MaskTable.build(leaky, large, 0), leaky)[1].passed
