@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.audit.near_copies import NEAR, near_copies
+from harness.audit.near_copies import NEAR, NearCopies
 from harness.audit.subject import examples
 from harness.errors import DataError
 from harness.features import FeatureArray
@@ -98,8 +98,8 @@ def _copies(table: DataTable, features: Mapping[str, FeatureArray]) -> AuditResu
 def _near(table: DataTable, features: Mapping[str, FeatureArray]) -> AuditResult:
     """Samples of valid or test that nearly copy one training sample in every modality that they have."""
     held = np.concatenate([table.splits["valid"], table.splits["test"]])
-    pairs = {
-        modality.name: near_copies(
+    near = {
+        modality.name: NearCopies(
             modality.kind,
             table.values.get(modality.name, ()),
             features[modality.name].digest,
@@ -108,15 +108,16 @@ def _near(table: DataTable, features: Mapping[str, FeatureArray]) -> AuditResult
         )
         for column, modality in enumerate(table.spec.modalities)
     }
-    counts = {name: len(found) for name, found in pairs.items()}
+    counts = {name: sum(copies.number(row) > 0 for row in held.tolist()) for name, copies in near.items()}
     total = len(held)
     told = ", ".join(f"{name} {count} ({count / total:.1%})" for name, count in counts.items())
     whole = []
     for row in held.tolist():
-        names = [name for column, name in enumerate(table.spec.modality_names) if table.available[row, column]]
-        shared = set.intersection(*(pairs[name].get(row, set()) for name in names))
-        if shared:
-            whole.append(f"{table.ids[row]!r} and {table.ids[min(shared)]!r}")
+        own = [near[name] for column, name in enumerate(table.spec.modality_names) if table.available[row, column]]
+        fewest = min(own, key=lambda copies: copies.number(row))
+        other = next((other for other in fewest.rows(row) if all(copies.holds(row, other) for copies in own)), None)
+        if other is not None:
+            whole.append(f"{table.ids[row]!r} and {table.ids[other]!r}")
     ways = sorted({NEAR.get(modality.kind, "identical") for modality in table.spec.modalities})
     detail = f"near-copies of training values among {total} samples of valid and test: {told} ({', '.join(ways)})"
     if whole:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from itertools import pairwise
 from typing import Any
 
@@ -31,37 +31,54 @@ _BANDS, _FRAMES, _CORRELATION = 17, 33, 0.6
 _FLOOR, _CHANGE, _CHANGES = 1e-3, 0.1, 16
 _CHUNK = 256
 
+#: Row of valid or test -> training rows.
 Found = dict[int, set[int]]
 
 
-def near_copies(kind: str, values: Sequence[Any], digest: IntArray, held: IntArray, train: IntArray) -> Found:
-    """Training rows that are near-copies of rows of valid and test, in one modality.
+class NearCopies:
+    """Training values that are near-copies of values of valid and test, in one modality.
+
+    Every different value is looked at once, so a caption that half of the samples have makes no pairs of samples.
 
     Args:
         kind: Kind of the modality.
         values: Raw values of all rows.
-        digest: `[N]` hashes of the raw values, for kinds that are compared exactly.
+        digest: `[N]` hashes of the raw values.
         held: Rows of valid and test that have the modality.
         train: Training rows that have it.
-
-    Returns:
-        Row -> training rows, for rows that have any.
     """
-    looks: Mapping[str, Callable[[Sequence[Any], IntArray, IntArray], Found]] = {
-        "image": _pictures,
-        "text": _texts,
-        "audio": _sounds,
-    }
-    if kind in looks and len(held) and len(train):
-        return looks[kind](values, held, train)
-    return _identical(digest, held, train)
 
+    def __init__(self, kind: str, values: Sequence[Any], digest: IntArray, held: IntArray, train: IntArray) -> None:
+        looks: Mapping[str, Callable[[Sequence[Any], IntArray, IntArray], Found]] = {
+            "image": _pictures,
+            "text": _texts,
+            "audio": _sounds,
+        }
+        self._digest = digest
+        self._rows: dict[int, list[int]] = {}
+        for row in train.tolist():
+            self._rows.setdefault(int(digest[row]), []).append(row)
+        mine, theirs = (rows[np.unique(digest[rows], return_index=True)[1]] for rows in (held, train))
+        if kind in looks and len(mine) and len(theirs):
+            found = looks[kind](values, mine, theirs)
+        else:
+            found = {row: {self._rows[int(digest[row])][0]} for row in mine.tolist() if int(digest[row]) in self._rows}
+        self._near = {int(digest[row]): {int(digest[other]) for other in others} for row, others in found.items()}
 
-def _identical(digest: IntArray, held: IntArray, train: IntArray) -> Found:
-    known: dict[int, set[int]] = {}
-    for row in train.tolist():
-        known.setdefault(int(digest[row]), set()).add(row)
-    return {row: known[int(digest[row])] for row in held.tolist() if int(digest[row]) in known}
+    def number(self, row: int) -> int:
+        """How many training rows nearly copy a row of valid or test."""
+        return sum(len(self._rows[value]) for value in self._of(row))
+
+    def rows(self, row: int) -> Iterator[int]:
+        """The training rows that do."""
+        return (other for value in sorted(self._of(row)) for other in self._rows[value])
+
+    def holds(self, row: int, other: int) -> bool:
+        """Whether a training row is one of them."""
+        return int(self._digest[other]) in self._of(row)
+
+    def _of(self, row: int) -> Set[int]:
+        return self._near.get(int(self._digest[row]), frozenset())
 
 
 def _pictures(values: Sequence[Any], held: IntArray, train: IntArray) -> Found:

@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw
 
 from harness import audit
 from harness.audit import data as data_audits
+from harness.audit import near_copies as near_copies_module
 from harness.audit.masks import check_masks
-from harness.audit.near_copies import fingerprint, near_copies
+from harness.audit.near_copies import NearCopies, fingerprint
 from harness.datasets.synthetic import SyntheticConfig
 from harness.features import FeatureArray, content_digest
 from harness.masking import MaskTable
@@ -155,12 +156,16 @@ def test_a_picture_that_occurs_twice_with_other_texts_is_told_but_passes() -> No
     assert "image 1 (10.0%)" in result.detail
 
 
+def copies_of_the_first(kind: str, values: list[Any]) -> list[int]:
+    near = NearCopies(kind, values, np.arange(len(values)), np.array([0]), np.arange(1, len(values)))
+    return list(near.rows(0))
+
+
 def test_pictures_of_other_colours_are_no_near_copies() -> None:
     image = picture(3)
     other = image[..., ::-1].copy()
-    rows = np.array([0]), np.array([1])
-    assert not near_copies("image", [image, other], np.zeros(2, np.int64), *rows)
-    assert near_copies("image", [image, recompressed(image)], np.zeros(2, np.int64), *rows) == {0: {1}}
+    assert copies_of_the_first("image", [image, other]) == []
+    assert copies_of_the_first("image", [image, recompressed(image)]) == [1]
 
 
 @given(st.integers(0, 10_000), st.floats(0.3, 3.0))
@@ -171,8 +176,7 @@ def test_a_sound_is_known_at_another_level_and_with_a_little_noise(seed: int, le
     clip = sum(np.sin(2 * np.pi * (200 + 3000 * rng.random()) * time * (1 + rng.random() * time)) for _ in range(4))
     other = rng.standard_normal(8000)
     noisy = level * (clip + 0.001 * rng.standard_normal(8000))
-    near = near_copies("audio", [clip, noisy, other], np.zeros(3, np.int64), np.array([0]), np.array([1, 2]))
-    assert near == {0: {1}}
+    assert copies_of_the_first("audio", [clip, noisy, other]) == [1]
 
 
 @pytest.mark.parametrize("length", [0, 1, 10, 500])
@@ -181,8 +185,35 @@ def test_a_fingerprint_of_any_clip_has_the_same_shape(length: int) -> None:
 
 
 def test_other_kinds_are_compared_exactly() -> None:
-    digest = np.array([1, 2, 1, 3])
-    assert near_copies("tabular", [], digest, np.array([2, 3]), np.array([0, 1])) == {2: {0}}
+    near = NearCopies("tabular", [], np.array([1, 2, 1, 3, 1]), np.array([2, 3]), np.array([0, 1, 4]))
+    assert [list(near.rows(row)) for row in (2, 3)] == [[0, 4], []]
+    assert [near.number(row) for row in (2, 3)] == [2, 0]
+    assert [near.holds(2, row) for row in (0, 1, 4)] == [True, False, True]
+
+
+def test_a_value_that_many_samples_share_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of all captions are alike: 1,000 times 1,000 pairs, of which none is compared."""
+    looked: list[int] = []
+    texts_of = near_copies_module._texts
+
+    def counted(values: Any, held: Any, train: Any) -> Any:
+        looked.extend([len(held), len(train)])
+        return texts_of(values, held, train)
+
+    monkeypatch.setattr(near_copies_module, "_texts", counted)
+    captions = ["no caption available", *["No caption available!"] * 1000, *["no caption available"] * 1000]
+    digest = np.array([content_digest(caption) for caption in captions])
+    near = NearCopies("text", captions, digest, np.arange(1001), np.arange(1001, 2001))
+    assert looked == [2, 1]
+    assert [near.number(row) for row in (0, 1, 1000)] == [1000] * 3
+
+
+def test_a_shared_caption_does_not_hide_whose_picture_is_copied() -> None:
+    pictures: list[Any] = [picture(row) for row in range(TOTAL)]
+    pictures[27] = recompressed(pictures[3])
+    near = table({"image": pictures, "text": ["no caption available"] * TOTAL})
+    detail = audited(near)["near_duplicates"].detail
+    assert detail.startswith("1 samples nearly copy a training sample in every modality: 's27' and 's03'")
 
 
 # -- texts and numbers -----------------------------------------------------------------------------------------------
