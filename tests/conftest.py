@@ -4,10 +4,13 @@
 """
 
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from harness import registry
 from harness.config import PathsConfig
 from harness.files import Folders
 from harness.mlflow_store import connect
@@ -25,3 +28,17 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("mlflow")
     connect(f"sqlite:///{home / 'mlflow.db'}", Folders.resolve(PathsConfig(home=str(home))))
     return home / "mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def restored_registries() -> Iterator[None]:
+    """Forgets what a test has registered."""
+    before = {}
+    for kind, plugins in registry.KINDS.items():
+        plugins.names()
+        before[kind] = (dict(plugins._entries), dict(plugins._loaded))
+    yield
+    for kind, plugins in registry.KINDS.items():
+        plugins._entries, plugins._loaded = before[kind]
+    for name in [name for name in sys.modules if name.startswith("harness_plugin_")]:
+        del sys.modules[name]

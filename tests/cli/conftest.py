@@ -1,9 +1,7 @@
-"""Fixtures of the command-line tests: a home of their own, and plugins that leave no trace."""
+"""Fixtures of the command-line tests: a home of their own, and toy plugins."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,20 +27,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def restored_registries() -> Iterator[None]:
-    """Forgets what a test has registered."""
-    before = {}
-    for kind, plugins in registry.KINDS.items():
-        plugins.names()
-        before[kind] = (dict(plugins._entries), dict(plugins._loaded))
-    yield
-    for kind, plugins in registry.KINDS.items():
-        plugins._entries, plugins._loaded = before[kind]
-    for name in [name for name in sys.modules if name.startswith("harness_plugin_")]:
-        del sys.modules[name]
 
 
 @pytest.fixture
