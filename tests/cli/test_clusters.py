@@ -248,6 +248,21 @@ def test_a_slurm_cluster(store: Path, plugin: str, slurm: None) -> None:
     assert statuses(run_plan(again, SweepConfig(config), plugins=[plugin])) == ["finished"] * 3
 
 
+def test_a_killed_driver_of_slurm_leaves_its_jobs(store: Path, plugin: str, slurm: None) -> None:
+    """`kill -9` of the driver: its jobs go on; the same command waits for what they run, and nothing is run twice."""
+    pytest.importorskip("submitit")
+    grid = [*SMALL, "method.mark=a,b", "method.seconds=40"]
+    command = [sys.executable, "-P", "-m", "harness", "--plugin", plugin, "sweep", *grid, "executor=slurm"]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    places = {name: place_of(store, name) for name in ("a", "b")}
+    driver.kill()
+    driver.wait()
+    outcomes = run_plan(make_plan(grid), SweepConfig(SlurmConfig()), plugins=[plugin])
+    assert statuses(outcomes) == ["finished", "finished"]
+    assert {name: place_of(store, name) for name in ("a", "b")} == places, "no cell was begun again"
+    assert stored(store) == [0, 0]
+
+
 # -- Ray ---------------------------------------------------------------------------------------------------------------
 
 
