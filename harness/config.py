@@ -56,6 +56,11 @@ class MethodConfig(PluginConfig):
         """Whether the method is handed the validation split as evidence (a declared leak that the audit reports)."""
         return False
 
+    @property
+    def replays(self) -> bool:
+        """Whether it replays released code, with that code's metrics beside the correct ones."""
+        return self.preset == "official"
+
     def needs_complete_supervision(self) -> bool:
         """Whether an option reads true values of missing training modalities (`supervision=complete`)."""
         return False

@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from harness import audit
+from harness.cell import observed_views
 from harness.errors import DataError, UsageError
+from harness.execution import audit_subject
 from harness.files import Folders
 from harness.findings import Agreement, Example, Findings, Neighbour, Recovery
 from harness.inspector import VOTE, Inspector, inspector_of
 from harness.masking import ObservedDataset, observe
 from harness.reaudit import recorded_fit, recorded_predictions
 from harness.restore import Rebuilt, load_weights, rebuild, untrained
-from harness.runner import audit_subject, observed_views
 from harness.seeding import seed_everything
 from harness.tracking import StoredRun
 from harness.trainer import Trainer

@@ -18,8 +18,8 @@ from harness.files import Folders
 from harness.types import SPLITS
 
 if TYPE_CHECKING:
-    from harness.runner import Workspace
     from harness.types import DataTable
+    from harness.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def prepare(config: PrepareConfig) -> Prepared:
         problems = checked.problems + (() if config.subset else checked.count_problems())
         if problems:
             return Prepared(name, checked, problems, {})
-    from harness.runner import Workspace
+    from harness.workspace import Workspace
 
     workspace = Workspace(folders)
     table = workspace.table(dataset)
@@ -200,7 +200,7 @@ def _in_words(value: Any) -> str:
 
 def _store_features(config: PrepareConfig, table: DataTable, workspace: Workspace) -> str:
     """Fills the feature store for the run's encoders and the backbone's own; says where."""
-    from harness.runner import backbone_encoder_names, token_encoder_names
+    from harness.cell import backbone_encoder_names, token_encoder_names
 
     run = RunConfig(
         method=MethodConfig(),

@@ -9,13 +9,14 @@ from collections import Counter
 from dataclasses import dataclass
 
 from harness import audit
+from harness.cell import observed_views
 from harness.errors import HarnessError
+from harness.execution import audit_subject
 from harness.files import Folders
 from harness.predictions import split_conditions
 from harness.protocol import parse_protocol
 from harness.record import AuditResult, RunRecord
 from harness.restore import Rebuilt, load_weights, rebuild, untrained
-from harness.runner import audit_subject, observed_views
 from harness.tracking import StoredRun
 from harness.trainer import FitResult
 from harness.types import Predictions

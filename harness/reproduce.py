@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from harness.cell import Cell, cell_features, resolve
 from harness.compose import compose, to_dict
 from harness.config import RunConfig, canonical_json
 from harness.errors import DataError, HarnessError, UsageError
 from harness.files import Folders
-from harness.runner import Cell, Workspace, cell_features, resolve
 from harness.sweep import Plan, plan_cells
+from harness.workspace import Workspace
 
 
 @dataclass

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from harness import audit
+from harness.cell import Cell, CellFeatures, cell_features, resolve
 from harness.compose import from_dict
 from harness.config import PathsConfig
 from harness.errors import HarnessError
+from harness.execution import build_method
 from harness.files import Folders
 from harness.method import Method
 from harness.record import RunRecord
-from harness.runner import Cell, CellFeatures, Workspace, build_method, cell_features, resolve
 from harness.tracking import StoredRun
 from harness.trainer import Trainer, restore_state
+from harness.workspace import Workspace
 
 _WEIGHTS = "checkpoint/model.safetensors"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry
+from harness.cell import Cell, cell_features, resolve
 from harness.compose import changed_options, compose, to_dict
 from harness.config import RunConfig
 from harness.errors import TrackingError, UsageError
@@ -26,16 +27,9 @@ from harness.outbox import entries, sync
 from harness.plugin import check_range
 from harness.progress import duration_text, say, track
 from harness.record import RunRecord
-from harness.runner import (
-    Cell,
-    Outcome,
-    Workspace,
-    cell_features,
-    record_failure,
-    resolve,
-    summary_line,
-)
+from harness.runner import Outcome, record_failure, summary_line
 from harness.tracking import PREDICTIONS_FILE, PastCost, load_runs, past_costs, tracking_uri
+from harness.workspace import Workspace
 
 #: `method=all`: every registered method that can run on the data set.
 ALL = "all"

@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
+from harness.cell import Cell, resolve
 from harness.compose import compose, grid, to_dict
 from harness.config import NOT_IDENTITY, RunConfig, TuningConfig, digest_of
 from harness.errors import DataError, ProcessLostError, TrainingError, UsageError
+from harness.execution import validate_cell
 from harness.files import Folders, atomic_write, ensure_folder, locked
 from harness.metrics import is_higher_better
 from harness.plugin import check_range
 from harness.progress import say
 from harness.run_files import RunFile, override_key
-from harness.runner import Cell, Workspace, resolve, validate_cell
 from harness.seeding import derive_seed
 from harness.space import Choice, Space, Value, space_of, value_of
+from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy

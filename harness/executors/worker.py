@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from harness import registry
+from harness.cell import resolve
 from harness.compose import from_dict
 from harness.config import digest_of
 from harness.errors import CellBusyError, HarnessError
 from harness.executors.base import Ending, Task
 from harness.files import Folders
 from harness.mlflow_store import redact
-from harness.runner import Workspace, resolve, run_cell
+from harness.runner import run_cell
+from harness.workspace import Workspace
 
 #: What the tasks of one process share, by folders.
 _workspaces: dict[str, Workspace] = {}

@@ -522,7 +522,7 @@ _YAML_WORDS = (
 
 def _read_yaml(data: bytes, folder: Path) -> object:
     """As every file that holds overrides or a search space; at least one must take it."""
-    from harness.cells import read_cells
+    from harness.cell_files import read_cells
     from harness.run_files import RunFile
     from harness.space import read_space
 

@@ -16,15 +16,17 @@ import pytest
 from filelock import FileLock
 
 from harness import registry
+from harness.cell import resolve
 from harness.cli import main
 from harness.compose import compose
 from harness.config import PathsConfig
 from harness.errors import EXIT_DATA, EXIT_INTERRUPTED, EXIT_TERMINATED, CellBusyError
 from harness.files import Folders
 from harness.record import RunRecord
-from harness.runner import Workspace, resolve, run_cell
+from harness.runner import run_cell
 from harness.sweep import SweepConfig, make_plan, run_plan
 from harness.tracking import load_runs
+from harness.workspace import Workspace
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.cell import cell_features, observed_views, resolve
 from harness.changes import Shortened, parse_change, parse_identity, spread
 from harness.compose import compose
 from harness.errors import DataError, HarnessError, UsageError
@@ -20,9 +21,10 @@ from harness.features import FeatureArray
 from harness.mask_files import difference, export_csv
 from harness.masking import MaskTable, observe
 from harness.protocol import parse_protocol
-from harness.runner import Workspace, cell_features, observed_views, resolve, run_cell
+from harness.runner import run_cell
 from harness.testing.tables import make_table
 from harness.types import DataTable, Split
+from harness.workspace import Workspace
 
 rates = st.integers(0, 100).map(lambda hundredths: hundredths / 100)
 seeds = st.integers(0, 2**31)

@@ -10,14 +10,15 @@ import pytest
 import torch
 from transformers import CLIPModel, CLIPTokenizerFast
 
+from harness.cell import token_encoder_names
 from harness.compose import compose, encoder_config
 from harness.config import PathsConfig
 from harness.errors import DataError, UsageError
 from harness.files import Folders
 from harness.methods.common.encoders.clip import prepare_picture
 from harness.methods.common.encoders.config import ClipConfig
-from harness.runner import Workspace, token_encoder_names
 from harness.testing.models import write_clip
+from harness.workspace import Workspace
 
 SIZE, WIDTH, LENGTH = 32, 16, 12
 

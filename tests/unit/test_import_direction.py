@@ -153,6 +153,7 @@ def test_methods_import_only_common_and_their_own(name: str) -> None:
     for path in imports(name):
         assert not below(path, "harness.datasets", "harness.protocols", "harness.reports", "harness.cli"), path
         assert not below(path, "harness.runner", "harness.trainer", "harness.tracking"), path
+        assert not below(path, "harness.cell", "harness.execution", "harness.workspace"), path
         assert not below(path, "harness.audit", "harness.reaudit"), path
         if below(path, "harness.methods") and path != "harness.methods":
             assert plugin_of(path) in (plugin_of(name), "harness.methods.common"), f"{name} imports {path}"
@@ -164,8 +165,11 @@ def test_reports_read_records_only(name: str) -> None:
         assert not below(path, "torch", "transformers", "accelerate", "faiss"), path
         assert not below(
             path,
-            *(f"harness.{part}" for part in ("method", "trainer", "runner", "backbone", "retrieval", "features")),
-            *(f"harness.{part}" for part in ("masking", "methods", "datasets", "protocols", "cli")),
+            *(
+                f"harness.{part}"
+                for part in ("method", "trainer", "runner", "cell", "execution", "backbone", "retrieval")
+            ),
+            *(f"harness.{part}" for part in ("features", "masking", "methods", "datasets", "protocols", "cli")),
         ), path
 
 

@@ -16,17 +16,20 @@ import pytest
 import torch
 
 from harness import registry
+from harness.cell import cell_features, observed_views, resolve
 from harness.compose import compose, identity_dict
 from harness.config import PathsConfig
 from harness.errors import EXIT_USAGE
+from harness.execution import build_method
 from harness.files import Folders
 from harness.masking import ObservedDataset
 from harness.method import Method
 from harness.record import RunRecord
-from harness.runner import Outcome, Workspace, build_method, cell_features, observed_views, resolve, run_cells
+from harness.runner import Outcome, run_cells
 from harness.seeding import seed_everything
 from harness.trainer import EpochBatches, Shares
 from harness.types import IntArray
+from harness.workspace import Workspace
 
 #: 144 training samples: batches of 13 leave one sample for the last, so one of two processes has none.
 SMALL = ["dataset=synthetic", "dataset.samples=240", "backbone.hidden_size=16", "backbone.dropout=0.0", "device=cpu"]

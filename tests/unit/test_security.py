@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import harness
-from harness.cells import read_cells
+from harness.cell_files import read_cells
 from harness.cli import main
 from harness.compose import compose, from_dict, to_dict
 from harness.datasets.folder import FolderConfig

@@ -17,9 +17,9 @@ from harness.progress import say
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.cell import Cell
     from harness.config import RunConfig
     from harness.method import Method
-    from harness.runner import Cell
 
 _EPILOG = """\
 examples:
@@ -88,7 +88,7 @@ def execute(arguments: argparse.Namespace) -> int:
     theirs: Mapping[str, Tensor] = read_state(Path(files[0]))
 
     from harness.compose import compose
-    from harness.runner import save_weights
+    from harness.execution import save_weights
     from harness.trainer import restore_state, trainable_state
 
     configs = compose([text for text in arguments.arguments if "=" in text])
@@ -228,8 +228,10 @@ def _shapes(found: Match) -> str:
 
 def build(config: RunConfig) -> tuple[Cell, Method]:
     """The method as a run of this config would start with it."""
+    from harness.cell import cell_features, observed_views, resolve
+    from harness.execution import build_method
     from harness.files import Folders
-    from harness.runner import Workspace, build_method, cell_features, observed_views, resolve
+    from harness.workspace import Workspace
 
     workspace = Workspace(Folders.resolve(config.paths))
     cell = resolve(config, workspace)

@@ -57,7 +57,7 @@ def parser(**options: Any) -> Parser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Plans the grid, shows the plan, runs what is left and prints the tables."""
-    from harness.cells import read_cells
+    from harness.cell_files import read_cells
     from harness.sweep import estimate, plan_sweep, run_plan
 
     sweep, overrides = split_options(arguments.overrides)

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harness.cells import read_cells
+from harness.cell_files import read_cells
 from harness.cli import main
 from harness.compose import compose
 

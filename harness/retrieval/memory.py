@@ -1,15 +1,9 @@
-"""Banks of training samples and exact nearest-neighbour search.
-
-A bank item is a training sample as the method may see it: a `MemoryBank` finds it by its frozen features, a `KeyBank`
-by keys that the method learned.  Queries exclude themselves by id and by content, in every split.  Scores are inner
-products of normalised vectors; `harness.search` finds the largest.
-"""
+"""Samples found by frozen features: searched once for every expected split, kept on disk where that is worth it."""
 
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +11,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,134 +18,15 @@ from harness.errors import UsageError
 from harness.files import atomic_write, locked
 from harness.masking import ObservedDataset
 from harness.progress import say
+from harness.retrieval.bank import QUERIES, Bank, Neighbours, content_digests
 from harness.search import INDEXES, Floats, SearchIndex
 from harness.seeding import derive_seed
 from harness.types import Batch, BoolArray, IntArray
 
-#: Queries that are searched at a time: memory does not grow with queries times items.
-_QUERIES = 4096
-#: Candidates that are looked at beyond the k asked for, in case some are the query itself or its twins.
-_SPARE = 8
 #: Products of numbers above which the neighbours of a split are kept on disk; below, searching again costs nothing.
 _WORTH_KEEPING = 10**9
 #: Raised when the same keys get other neighbours.
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """Search result for B queries.
-
-    Attributes:
-        index: `[B, k]` int64 positions in the bank, best first, -1 where there are fewer than k.
-        score: `[B, k]` float32, sum of cosines over the query's modalities; 0 where none was found.
-        found: `[B, k]` bool.
-    """
-
-    index: Tensor
-    score: Tensor
-    found: Tensor
-
-
-class Bank(ABC):
-    """Retrievable training samples, as the audit knows them.
-
-    Attributes:
-        ids: Ids of the N items, unique.
-        present: `[N, M]` bool, which modalities the items carry.
-    """
-
-    def __init__(self, ids: Sequence[str], present: npt.NDArray[np.bool_], digest: IntArray) -> None:
-        self.ids: tuple[str, ...] = tuple(ids)
-        self.present = present
-        self._digest = digest
-        self._position = {name: row for row, name in enumerate(self.ids)}
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    @abstractmethod
-    def nbytes(self) -> int:
-        """Bytes that the bank holds."""
-
-    @abstractmethod
-    def neighbours(self, batch: Batch, k: int) -> Neighbours:
-        """The k most similar items for every sample of a batch, on the batch's device."""
-
-    def _nearest(
-        self,
-        index: SearchIndex,
-        queries: Floats,
-        ids: Sequence[str],
-        digest: IntArray,
-        present: BoolArray,
-        k: int,
-        items: IntArray | None = None,
-    ) -> tuple[IntArray, Floats]:
-        """The k best neighbours `[n, k]` of n queries, -1 where there are fewer, and their scores.
-
-        Args:
-            index: Where to search.
-            queries: `[n, d]`.
-            ids: Of the queries.
-            digest: `[n, M]`.
-            present: `[n, M]`.
-            k: How many.
-            items: The bank's items that are in the index, in its order; None for all.
-        """
-        everybody = np.arange(len(self)) if items is None else items
-        width = min(index.count, k + _SPARE)
-
-        def search(part: slice, width: int) -> tuple[IntArray, Floats]:
-            scores, found = index.search(queries[part], width)
-            candidates = np.where(found < 0, -1, everybody[found])
-            return self._first(candidates, scores, ids[part], digest[part], present[part], k)
-
-        nearest = np.empty((len(ids), k), dtype=np.int64)
-        score = np.empty((len(ids), k), dtype=np.float32)
-        for start in range(0, len(ids), _QUERIES):
-            part = slice(start, start + _QUERIES)
-            nearest[part], score[part] = search(part, width)
-        if width < index.count:
-            # Many candidates of these queries are no neighbours: look at all items.
-            for row in np.flatnonzero((nearest < 0).any(axis=1)).tolist():
-                one = slice(row, row + 1)
-                nearest[one], score[one] = search(one, index.count)
-        return nearest, score
-
-    def _first(
-        self, items: IntArray, scores: Floats, ids: Sequence[str], digest: IntArray, present: BoolArray, k: int
-    ) -> tuple[IntArray, Floats]:
-        """The first k candidates `[n, k]` that are neighbours, in their order, padded with -1."""
-        neighbour = (items >= 0) & ~self._excluded(items, digest, present, ids)
-        order = np.argsort(~neighbour, axis=1, kind="stable")[:, :k]
-        taken = np.take_along_axis(neighbour, order, axis=1)
-        index = np.full((len(ids), k), -1, dtype=np.int64)
-        score = np.zeros((len(ids), k), dtype=np.float32)
-        width = order.shape[1]
-        index[:, :width] = np.where(taken, np.take_along_axis(items, order, axis=1), -1)
-        score[:, :width] = np.where(taken, np.take_along_axis(scores, order, axis=1), 0)
-        return index, score
-
-    def _excluded(self, items: IntArray, digest: IntArray, present: BoolArray, ids: Sequence[str]) -> BoolArray:
-        """True for candidates `[n, w]` that are the query itself or have its content."""
-        own = np.array([self._position.get(name, -1) for name in ids], dtype=np.int64)
-        return np.asarray((items == own[:, None]) | self.copies(items, digest, present))
-
-    def copies(self, items: IntArray, digest: IntArray, present: BoolArray) -> BoolArray:
-        """True for items whose content is that of a query in every modality that the query has.
-
-        Args:
-            items: `[n, w]` positions in the bank, for n queries.
-            digest: `[n, M]` content hashes of the queries.
-            present: `[n, M]`, which modalities the queries have.
-        """
-        twin = np.ones(items.shape, dtype=np.bool_)
-        for column in range(self.present.shape[1]):
-            same = (self._digest[items, column] == digest[:, column, None]) & self.present[items, column]
-            twin &= same | ~present[:, column, None]
-        return twin
 
 
 class MemoryBank(Bank):
@@ -380,11 +254,11 @@ class MemoryBank(Bank):
     def _search_split(self, view: ObservedDataset, k: int, channel: str | None) -> _Table:
         index, columns, digest = self._search_index(channel), slice(*self._columns(channel)), view.digests()
         parts = []
-        for start in range(0, len(view), _QUERIES):
-            rows = np.arange(start, min(start + _QUERIES, len(view)))
+        for start in range(0, len(view), QUERIES):
+            rows = np.arange(start, min(start + QUERIES, len(view)))
             queries = np.ascontiguousarray(self._keys_of_view(view, rows)[:, columns])
             parts.append(
-                self._nearest(index, queries, view.ids[start : start + _QUERIES], digest[rows], view.present[rows], k)
+                self._nearest(index, queries, view.ids[start : start + QUERIES], digest[rows], view.present[rows], k)
             )
         return _Table(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))
 
@@ -522,173 +396,11 @@ def _content_of(view: ObservedDataset) -> str:
     digest.update(view.present.tobytes() + view.digests().tobytes())
     for column, name in enumerate(view.modalities):
         rows = np.flatnonzero(view.present[:, column])
-        for start in range(0, len(rows), _QUERIES):
-            digest.update(np.ascontiguousarray(view.pooled(name, rows[start : start + _QUERIES])).tobytes())
+        for start in range(0, len(rows), QUERIES):
+            digest.update(np.ascontiguousarray(view.pooled(name, rows[start : start + QUERIES])).tobytes())
     return digest.hexdigest()
 
 
 def _unit(pooled: Tensor | Floats) -> Floats:
     """Rows `[n, P]` scaled to length one."""
     return torch.nn.functional.normalize(torch.as_tensor(pooled).float(), dim=1).cpu().numpy()
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Samples with a learned key per modality.
-
-    Attributes:
-        ids: B sample ids.
-        keys: `[B, M, d]` float; what stands where a modality is absent is not looked at.
-        present: `[B, M]` bool.
-        digest: `[B, M]` int64, `content_digests` of the batch.
-    """
-
-    ids: Sequence[str]
-    keys: Tensor
-    present: Tensor
-    digest: Tensor
-
-    def select(self, rows: Tensor) -> Keys:
-        """The samples at some rows (`[b]` int64)."""
-        ids = [self.ids[row] for row in rows.tolist()]
-        return Keys(ids, self.keys[rows], self.present[rows], self.digest[rows])
-
-
-def content_digests(batch: Batch) -> Tensor:
-    """`[B, M]` int64 hashes of the raw values, 0 where absent."""
-    found = torch.zeros(batch.present.shape, dtype=torch.int64, device=batch.device)
-    for column, part in enumerate(batch.inputs.values()):
-        found[part.rows, column] = part.digest
-    return found
-
-
-class KeyBank(Bank):
-    """Retrievable training samples, found by keys that a method learned.
-
-    An item is a candidate for a query when they share a modality.
-
-    Args:
-        items: The N items; their keys are normalised here.
-        encode: Keys of a batch, for `neighbours`.
-        backend: One of `harness.search.INDEXES`.
-        aggregation: How the modalities of a query decide together.  `mean`: one list by the mean of their scores, a
-            modality that an item lacks counting zero.  `max_of_kth`: a list per modality, among the items that have
-            it; the list with the most items wins, among those the one whose last item scores highest.
-        unit_queries: Whether queries are normalised too, so that scores are cosines.
-        exclude: `id` drops the query by id and by identical content; `first_hit` drops the best candidate of every
-            list, whoever it is, as released code does.
-    """
-
-    def __init__(
-        self,
-        items: Keys,
-        encode: Callable[[Batch], Keys],
-        *,
-        backend: str = "faiss",
-        aggregation: str = "mean",
-        unit_queries: bool = True,
-        exclude: str = "id",
-    ) -> None:
-        super().__init__(items.ids, items.present.cpu().numpy(), items.digest.cpu().numpy())
-        self._encode = encode
-        self._backend = backend
-        self._aggregation = aggregation
-        self._unit_queries = unit_queries
-        self._exclude = exclude
-        self._keys = self._dense(items, unit=True)
-        self._indexes: dict[int | None, tuple[IntArray, SearchIndex | None]] = {}
-        self._memo: dict[tuple[Any, ...], tuple[IntArray, Floats]] = {}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the keys."""
-        return int(self._keys.nbytes)
-
-    def neighbours(self, batch: Batch, k: int) -> Neighbours:
-        """The k most similar items for every sample of a batch, on the batch's device."""
-        near = self.search(self._encode(batch), k)
-        return Neighbours(near.index.to(batch.device), near.score.to(batch.device), near.found.to(batch.device))
-
-    def search(self, queries: Keys, k: int) -> Neighbours:
-        """The k most similar items for every query, on the device of its keys.
-
-        Results are remembered per id, pattern and content, so training searches once.
-        """
-        present, digest = queries.present.cpu().numpy(), queries.digest.cpu().numpy()
-        names = [
-            (name, there.tobytes(), content.tobytes(), k)
-            for name, there, content in zip(queries.ids, present, digest, strict=True)
-        ]
-        todo = [row for row, name in enumerate(names) if name not in self._memo]
-        if todo:
-            asked = queries.select(torch.tensor(todo, device=queries.keys.device))
-            found = self._best(asked, present[todo], digest[todo], k)
-            self._memo.update(zip((names[row] for row in todo), zip(*found, strict=True), strict=True))
-        shape = (len(names), k)
-        index = torch.from_numpy(np.array([self._memo[name][0] for name in names], dtype=np.int64).reshape(shape))
-        score = torch.from_numpy(np.array([self._memo[name][1] for name in names], dtype=np.float32).reshape(shape))
-        device = queries.keys.device
-        return Neighbours(index.to(device), score.to(device), (index >= 0).to(device))
-
-    def _best(self, queries: Keys, present: BoolArray, digest: IntArray, k: int) -> tuple[IntArray, Floats]:
-        """The winning list `[n, k]` of every query."""
-        keys = self._dense(queries, unit=self._unit_queries)
-        if self._aggregation == "mean":
-            index, score = self._lists(None, queries.ids, keys.reshape(len(keys), -1), present, digest, k)
-            return index, score / present.sum(axis=1, dtype=np.float32)[:, None]
-        best = np.full((len(keys), k), -1, dtype=np.int64), np.zeros((len(keys), k), dtype=np.float32)
-        for channel in range(keys.shape[1]):
-            rows = np.flatnonzero(present[:, channel])
-            ids = [queries.ids[row] for row in rows.tolist()]
-            found = self._lists(channel, ids, keys[rows, channel], present[rows], digest[rows], k)
-            (count, last), (most, best_last) = _standing(found), _standing((best[0][rows], best[1][rows]))
-            wins = (count > most) | ((count == most) & (last > best_last))
-            best[0][rows[wins]], best[1][rows[wins]] = found[0][wins], found[1][wins]
-        return best
-
-    def _lists(
-        self,
-        channel: int | None,
-        ids: Sequence[str],
-        queries: Floats,
-        present: BoolArray,
-        digest: IntArray,
-        k: int,
-    ) -> tuple[IntArray, Floats]:
-        """The k best items `[n, k]` of every query by one modality, or by all together (None)."""
-        items, index = self._index(channel)
-        if index is None:
-            return np.full((len(ids), k), -1, dtype=np.int64), np.zeros((len(ids), k), dtype=np.float32)
-        return self._nearest(index, queries, ids, digest, present, k, items)
-
-    def _index(self, channel: int | None) -> tuple[IntArray, SearchIndex | None]:
-        """Items that have a modality (None: all items) and the index of their keys, None where there are no items."""
-        if channel not in self._indexes:
-            items = np.arange(len(self)) if channel is None else np.flatnonzero(self.present[:, channel])
-            every = self._keys.reshape(len(self), -1) if channel is None else self._keys[:, channel]
-            index = INDEXES[self._backend](len(items), lambda rows: every[items[rows]]) if len(items) else None
-            self._indexes[channel] = items, index
-        return self._indexes[channel]
-
-    def _excluded(self, items: IntArray, digest: IntArray, present: BoolArray, ids: Sequence[str]) -> BoolArray:
-        """True for what is no neighbour: the query itself or its twin, and items that share no modality with it."""
-        if self._exclude == "first_hit":
-            own = np.broadcast_to(np.arange(items.shape[1]) == 0, items.shape)
-        else:
-            own = super()._excluded(items, digest, present, ids)
-        return own | ~(self.present[items] & present[:, None]).any(axis=2)
-
-    @staticmethod
-    def _dense(samples: Keys, *, unit: bool) -> npt.NDArray[np.float32]:
-        """Keys `[B, M, d]`, zero where absent, of norm 1 per modality if `unit`."""
-        keys = samples.keys.detach().float()
-        if unit:
-            keys = torch.nn.functional.normalize(keys, dim=2)
-        return keys.masked_fill(~samples.present.unsqueeze(2), 0.0).cpu().numpy()
-
-
-def _standing(found: tuple[IntArray, Floats]) -> tuple[IntArray, Floats]:
-    """What decides between lists `[n, k]`: how many items, then the last one's score."""
-    count = (found[0] >= 0).sum(axis=1)
-    last = np.take_along_axis(found[1], np.maximum(count - 1, 0)[:, None], axis=1)[:, 0]
-    return count, np.where(count > 0, last, np.float32(0))
