@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from harness.devices import DEVICES
 from harness.errors import UsageError
 from harness.plugin import PluginConfig, check_choice, check_range
 
@@ -268,7 +269,7 @@ class RunConfig:
         train_seed: Initialisation, batch order, dropout.
         eval_seed: Anything random at prediction time, and bootstrap resampling.
         overwrite: `never` (finished runs are skipped), `failed` (failed ones are run again), `always`.
-        device: `auto`, `cpu`, `cuda`, …
+        device: `auto` (the GPU, or the CPU where there is none), `cpu`, `cuda` or `mps`.
         paths: Where files go.
         tracking: Where the record goes.
         tuning: Where tuned options come from; None for options that nobody searched.
@@ -294,8 +295,9 @@ class RunConfig:
 
     def validate(self) -> None:
         """Checks every part; raises `UsageError`."""
-        check_choice("run", "supervision", self.supervision, ("observed", "complete"))
-        check_choice("run", "overwrite", self.overwrite, ("never", "failed", "always"))
+        check_choice("", "supervision", self.supervision, ("observed", "complete"))
+        check_choice("", "device", self.device, DEVICES)
+        check_choice("", "overwrite", self.overwrite, ("never", "failed", "always"))
         for part in (self.trainer, self.retrieval, self.tracking, self.method, self.dataset, self.backbone):
             part.validate()
         for option in ("mask_seed", "train_seed", "eval_seed"):

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from harness.blocks import BlockWriter, is_block, open_block
 from harness.config import EncoderConfig, digest_of
+from harness.devices import available_device
 from harness.encoder import Encoder
 from harness.errors import DataError, UsageError
 from harness.files import ensure_folder, locked
@@ -97,7 +98,8 @@ class FeatureStore:
             device: Where to encode; `auto` is the GPU, or the CPU where there is none.
 
         Raises:
-            UsageError: If the encoder does not take this kind of modality, or an option is out of range.
+            UsageError: If the encoder does not take this kind of modality, an option is out of range, or the device is
+                not here.
             DataError: If raw values, weights or the cache are corrupt, or encoded values are not finite.
         """
         config.validate()
@@ -107,7 +109,7 @@ class FeatureStore:
                 f"set encoders.{modality.name}=…"
             )
         encoder: Encoder = config.implementation()(config)
-        encoder.use(_device(device))
+        encoder.use(available_device(device))
         key: dict[str, Any] = {
             "store": STORE_VERSION,
             "dataset": table.spec.fingerprint,
@@ -156,15 +158,6 @@ class FeatureStore:
         if not len(order):
             writer.add(_nothing(np.dtype(encoder.storage)))
         writer.finish({"key": key})
-
-
-def _device(device: str) -> str:
-    """`auto` resolved."""
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _order(modality: ModalitySpec, values: Sequence[Any], rows: IntArray) -> IntArray:

@@ -111,9 +111,9 @@ def _counted(files: Iterable[Path]) -> list[Path]:
 
 
 def check_choice(owner: str, option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises a `UsageError` naming the choices when `value` is not one of them."""
+    """Raises a `UsageError` naming the choices when `value` is not one of them; the run's own options have no owner."""
     if value not in choices:
-        raise UsageError(f"{owner}.{option}={value!r} is not one of {', '.join(choices)}.")
+        raise UsageError(f"{owner}{'.' if owner else ''}{option}={value!r} is not one of {', '.join(choices)}.")
 
 
 def check_range(owner: str, option: str, value: float, low: float, high: float | None = None) -> None:

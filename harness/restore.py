@@ -55,7 +55,10 @@ def rebuild(record: RunRecord, folders: Folders) -> Rebuilt:
         HarnessError: If plugins or data are not here, or the data are of another version.
     """
     workspace = Workspace(folders)
-    config = replace(from_dict(record.config), paths=PathsConfig(home=str(folders.home), data=str(folders.data)))
+    paths = PathsConfig(home=str(folders.home), data=str(folders.data))
+    recorded = from_dict(record.config)
+    # A run of a GPU can be looked at where there is none.
+    config = replace(recorded, paths=paths, device="cpu" if recorded.device == "cpu" else "auto")
     cell = resolve(config, workspace)
     if cell.table.spec.fingerprint != record.dataset["fingerprint"]:
         raise HarnessError(f"{record.dataset['name']} has another version here than the run had.")

@@ -21,6 +21,7 @@ from harness import processes, registry
 from harness.cell import Cell, cell_features, resolve
 from harness.compose import changed_options, to_dict
 from harness.config import MethodConfig, RunConfig
+from harness.devices import available_device
 from harness.environment import describe_environment
 from harness.errors import (
     CellBusyError,
@@ -90,6 +91,8 @@ def run_cells(configs: Sequence[RunConfig]) -> list[Outcome]:
     """
     if not configs:
         return []
+    for config in configs:
+        available_device(config.device)
     workspace = Workspace(Folders.resolve(configs[0].paths))
     processes.start(configs[0].device)
     try:

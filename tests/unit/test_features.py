@@ -128,6 +128,7 @@ def test_precision_of_a_device_is_part_of_the_key(
         self.precision = "bfloat16" if device == "cuda" else "float32"
 
     monkeypatch.setattr(CountingEncoder, "use", use)
+    monkeypatch.setattr("harness.features.available_device", str)
     store, modality = FeatureStore(tmp_path), table.spec.modalities[0]
 
     def computed(device: str) -> int:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness import retrieval, search
+from harness import search
 from harness.errors import DependencyError, SupervisionError, UsageError
 from harness.features import FeatureArray
 from harness.masking import ObservedDataset
-from harness.retrieval import KeyBank, Keys, MemoryBank, content_digests
+from harness.retrieval import KeyBank, Keys, MemoryBank, content_digests, memory
 from harness.search import INDEXES, IvfIndex, KeysOf, TorchIndex
 from harness.types import Batch, BoolArray, DatasetSpec, ModalitySpec, Split, TaskSpec
 
@@ -278,7 +278,7 @@ def test_one_search_serves_every_bank_with_the_same_content(
     counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many cells that start together search once, and later ones not at all."""
-    monkeypatch.setattr(retrieval, "_WORTH_KEEPING", 0)
+    monkeypatch.setattr(memory, "_WORTH_KEEPING", 0)
     train, test = view(50), incomplete(30, 1, "test")
 
     def cell(_: int) -> list[list[int]]:
@@ -311,7 +311,7 @@ def test_changed_values_of_the_same_samples_are_other_queries(expected: bool, tm
 def test_other_questions_have_other_files(
     counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(retrieval, "_WORTH_KEEPING", 0)
+    monkeypatch.setattr(memory, "_WORTH_KEEPING", 0)
 
     def ask(changed: str = "") -> None:
         train, test = view(50, seed=9 if changed == "bank" else 0), view(30, 8 if changed == "queries" else 1, "test")
@@ -336,7 +336,7 @@ def test_damaged_neighbours_are_searched_for_again(
     capsys: pytest.CaptureFixture[str],
     damage: str,
 ) -> None:
-    monkeypatch.setattr(retrieval, "_WORTH_KEEPING", 0)
+    monkeypatch.setattr(memory, "_WORTH_KEEPING", 0)
     train = view(50)
 
     def ask() -> list[list[int]]:
