@@ -23,6 +23,9 @@ MAX_VALUES, MAX_TEXT = 200_000_000, 1 << 30
 #: What a file system says when it takes no more: full, quota, read-only, broken, file too large.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 
+#: Ends what is said of folders that cannot be written.
+_HOME = "that of runs and caches: paths.home=DIR or HARNESS_HOME"
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -46,8 +49,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if error.errno not in _REFUSALS:
             raise
         raise DataError(
-            f"cannot write {path} ({os.strerror(error.errno)}); free space there, "
-            "or choose another folder with paths.home=DIR or HARNESS_HOME."
+            f"cannot write {path} ({os.strerror(error.errno)}); free space there, or choose another folder ({_HOME})."
         ) from error
     finally:
         if temporary is not None:
@@ -64,11 +66,10 @@ def ensure_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"cannot write to {path} ({error.strerror or error}); "
-            "choose another folder with paths.home=DIR or HARNESS_HOME."
+            f"cannot write to {path} ({error.strerror or error}); choose another folder ({_HOME})."
         ) from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise DataError(f"no permission to write to {path}; choose another folder with paths.home=DIR or HARNESS_HOME.")
+        raise DataError(f"no permission to write to {path}; choose another folder ({_HOME}).")
     return path
 
 
