@@ -183,9 +183,12 @@ class Trainer:
     Args:
         config: The shared budget.
         train_seed: Batch order and dropout.
-        device: `auto`, `cpu`, `cuda`, …
+        device: One of `harness.devices.DEVICES`.
         folder: Where the checkpoint lives; None keeps none.
         run_id: Written into the checkpoint and checked when it is read.
+
+    Raises:
+        UsageError: If the device does not compute in the precision, or there are fewer processes than were started.
     """
 
     def __init__(
@@ -208,9 +211,12 @@ class Trainer:
             AcceleratorState._reset_state(reset_partial_state=True)
         #: How often each split was predicted.
         self.looks: Counter[str] = Counter()
-        self.accelerator: Any = Accelerator(
-            mixed_precision=config.precision, cpu=device == "cpu", dataloader_config=None
-        )
+        try:
+            self.accelerator: Any = Accelerator(
+                mixed_precision=config.precision, cpu=device == "cpu", dataloader_config=None
+            )
+        except ValueError as error:  # e.g. a GPU without bf16
+            raise UsageError(f"trainer.precision={config.precision}: {error}") from error
         if self.accelerator.num_processes != processes.count():
             raise UsageError(
                 f"Accelerate sees {self.accelerator.num_processes} processes, the environment says "
@@ -218,6 +224,8 @@ class Trainer:
             )
         self.device: torch.device = self.accelerator.device
         if self.device.type == "cpu":
+            if config.precision == "fp16":  # Accelerate would compute in full precision and say nothing
+                raise UsageError("trainer.precision=fp16 needs a GPU; on the CPU use bf16 or no.")
             torch.set_float32_matmul_precision(config.cpu_matmul)
 
     def fit(

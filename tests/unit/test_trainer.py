@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.config import MethodConfig, TrainerConfig
-from harness.errors import TrainingError
+from harness.errors import TrainingError, UsageError
 from harness.features import FeatureArray
 from harness.masking import ObservedDataset
 from harness.method import Method, MethodContext, Stage
@@ -265,3 +266,27 @@ def test_schedule_rises_then_decays_to_zero() -> None:
     assert rates[10] == max(rates) == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 0.02
+
+
+def test_bf16_is_computed_in_bf16() -> None:
+    train = view("train")
+    method = Toy(MethodConfig(), MethodContext(SPEC, train.feature_specs, lambda: None)).eval()  # type: ignore[arg-type,return-value]
+    full, half = (
+        Trainer(replace(CONFIG, precision=precision), device="cpu").predict(method, train)
+        for precision in ("no", "bf16")
+    )
+    assert not np.array_equal(full, half)
+    assert np.array_equal(half, torch.from_numpy(half).bfloat16().float().numpy())
+    assert np.allclose(full, half, atol=0.05)
+
+
+def test_a_precision_that_the_device_lacks_is_an_error_and_not_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"trainer.precision=fp16 needs a GPU; on the CPU use bf16 or no"):
+        Trainer(replace(CONFIG, precision="fp16"), device="cpu")
+
+    def refuse(**options: Any) -> None:
+        raise ValueError("bf16 mixed precision requires another GPU.")
+
+    monkeypatch.setattr("accelerate.Accelerator", refuse)
+    with pytest.raises(UsageError, match=r"trainer.precision=bf16: bf16 mixed precision requires another GPU"):
+        Trainer(replace(CONFIG, precision="bf16"))
