@@ -13,7 +13,7 @@ from harness import audit, registry
 from harness.changes import parse_identity, spread
 from harness.compose import encoder_config, identity_dict
 from harness.config import BackboneConfig, EncoderConfig, MethodConfig, RunConfig
-from harness.errors import UsageError
+from harness.errors import UnknownNameError, UsageError
 from harness.features import FeatureArray
 from harness.identity import run_id
 from harness.masking import MaskTable, ObservedDataset, observe
@@ -116,8 +116,12 @@ def token_encoder_names(config: RunConfig, table: DataTable) -> dict[str, tuple[
     """Encoder of each modality that yields pooled keys and, unless the backbone has its own, tokens.
 
     Raises:
-        UsageError: If a modality kind has no encoder.
+        UsageError: If a modality kind has no encoder, or one is given for what the data set does not have.
     """
+    known = (*get_args(ModalityKind), *table.spec.modality_names)
+    for key in config.encoders:
+        if key not in known:
+            raise UnknownNameError("modality in encoders", key, known)
     chosen = {}
     for modality in table.spec.modalities:
         # A features modality may be called "text": such a name is read as the kind it is elsewhere.

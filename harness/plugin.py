@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def check_choice(owner: str, option: str, value: str, choices: tuple[str, ...]) 
 
 
 def check_range(owner: str, option: str, value: float, low: float, high: float | None = None) -> None:
-    """Raises a `UsageError` when `value` lies outside [low, high]."""
-    if value < low or (high is not None and value > high):
-        span = f">= {low}" if high is None else f"between {low} and {high}"
-        raise UsageError(f"{owner}.{option}={value} must be {span}.")
+    """Raises a `UsageError` when `value` lies outside [low, high], or is no finite number."""
+    if not low <= value < math.inf or (high is not None and value > high):
+        least = f">= {low} and finite" if value == math.inf else f">= {low}"
+        raise UsageError(f"{owner}.{option}={value} must be {least if high is None else f'between {low} and {high}'}.")

@@ -134,6 +134,11 @@ def test_an_oracle_is_shown_everything_under_every_condition(home: Path) -> None
     assert scores == pytest.approx([scores[0]] * 5)
 
 
+def test_an_encoder_for_what_the_data_set_does_not_have_is_no_silent_typo(home: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown modality in encoders 'tezt'\. Did you mean 'text'"):
+        run(home, "method=zero_fill", "protocol=any_0.5", "encoders.tezt=minilm")
+
+
 def test_selection_on_test_needs_one_condition(home: Path) -> None:
     with pytest.raises(UsageError, match="'patterns' has 3 test conditions, choose a protocol with one"):
         run(home, "method=zero_fill", "protocol=patterns", "trainer.select_split=test")
