@@ -111,7 +111,7 @@ def encoder_config(name: str, options: Mapping[str, Any]) -> EncoderConfig:
         # A plan asks for thousands of plain ones, which need no merging.
         merged = OmegaConf.merge(OmegaConf.structured(schema), dict(options)) if options else None
         config = schema() if merged is None else OmegaConf.to_object(merged)
-    except (UsageError, OmegaConfBaseException) as error:
+    except (UsageError, OmegaConfBaseException, OverflowError) as error:
         raise UsageError(f"encoder_options.{name}: {_first_line(error)}.") from error
     assert isinstance(config, EncoderConfig)
     config.validate()
@@ -195,7 +195,7 @@ def from_dict(data: Mapping[str, Any]) -> RunConfig:
         config = OmegaConf.to_object(OmegaConf.merge(schema, rest, parts))
     except KeyError as error:
         raise UsageError(f"the config lacks {error}; it is not one that the harness wrote.") from error
-    except (OmegaConfBaseException, RecursionError) as error:
+    except (OmegaConfBaseException, OverflowError, RecursionError) as error:
         raise UsageError(f"the config does not fit this version: {_first_line(error)}.") from error
     assert isinstance(config, RunConfig)
     config.validate()
@@ -349,7 +349,7 @@ def _compose_cell(cell: Sequence[tuple[str, str]], schema: type[C]) -> C:
         store.store(name=_PRIMARY, node={"defaults": defaults})
         with initialize(config_path=None, version_base="1.3"):
             config = OmegaConf.to_object(hydra_compose(config_name=_PRIMARY, overrides=lines))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OverflowError) as error:
         raise UsageError(_explain(error, cell)) from error
     assert isinstance(config, schema)
     return config
@@ -410,10 +410,11 @@ def _first_line(error: BaseException) -> str:
 
 def _explain(error: Exception, cell: Sequence[tuple[str, str]]) -> str:
     """One line out of a composition error: Hydra says where, its cause says what."""
-    cause = error.__cause__
-    if cause is None:
-        return f"{_first_line(error)}."
-    key = getattr(cause, "full_key", None)
-    text = dict(cell).get(key or "")
-    where = f"{key}={text}" if text is not None else _first_line(error)
-    return f"{where}: {_first_line(cause)}."
+    cause = error.__cause__ or error
+    # Errors of OmegaConf's own carry the key, others name it in their text.
+    named = re.search(r"full_key: (\S+)", str(cause))
+    key = getattr(cause, "full_key", None) or (named[1] if named else "")
+    text = dict(cell).get(key)
+    if text is not None:
+        return f"{key}={text if len(text) <= 40 else f'{text[:40]}…'}: {_first_line(cause)}."
+    return f"{_first_line(error)}{'' if cause is error else f': {_first_line(cause)}'}."
