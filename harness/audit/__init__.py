@@ -16,7 +16,7 @@ from pathlib import Path
 from harness.audit.answers import above_bayes, check_known_answer
 from harness.audit.banks import check_banks
 from harness.audit.data import check_data
-from harness.audit.masks import check_binding, check_masks
+from harness.audit.masks import check_binding, check_columns, check_drawn
 from harness.audit.prediction import check_predictions, check_replay
 from harness.audit.rebuild import check_rebuilt
 from harness.audit.subject import Engine, Subject, Views, guarded, poisoned
@@ -59,7 +59,8 @@ def audit_before(
     """
     return [
         *guarded("data", lambda: check_data(table, masks, features, cache)),
-        *guarded("masks", lambda: check_masks(table, masks, protocol), "leak"),
+        *guarded("masks", lambda: check_drawn(table, masks, protocol), "leak"),
+        *guarded("mask_columns", lambda: check_columns(table, masks)),
     ]
 
 

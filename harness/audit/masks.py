@@ -22,12 +22,7 @@ _EVERY = ("both", "any", "shared")
 _CHANCE = 1e-5
 
 
-def check_masks(table: DataTable, masks: MaskTable, protocol: Protocol) -> list[AuditResult]:
-    """The table as an artefact, and what it hides."""
-    return [_drawn(table, masks, protocol), _columns(table, masks)]
-
-
-def _drawn(table: DataTable, masks: MaskTable, protocol: Protocol) -> AuditResult:
+def check_drawn(table: DataTable, masks: MaskTable, protocol: Protocol) -> AuditResult:
     """The table in force is the one the protocol draws, whatever the order of rows, and hides what it says."""
     kept = all(rows.any(axis=1).all() for rows in masks.present.values())
     kept &= all(rows.any() for rows in masks.conditions.values())
@@ -73,7 +68,7 @@ def _never_hidden(protocol: Protocol, masks: MaskTable) -> list[str]:
     )
 
 
-def _columns(table: DataTable, masks: MaskTable) -> AuditResult:
+def check_columns(table: DataTable, masks: MaskTable) -> AuditResult:
     """No two modalities go missing on exactly the same samples: one draw that was used for both looks like that."""
     alike = []
     for part, (split, present) in masks.parts().items():
