@@ -120,7 +120,8 @@ class _Screen:
 
     def is_shown(self) -> bool:
         """Whether somebody would see a bar."""
-        return not self.quiet and processes.is_main() and sys.stderr.isatty()
+        # Under a running display stderr is a proxy, which not every version of rich calls a terminal.
+        return not self.quiet and processes.is_main() and (self.display is not None or sys.stderr.isatty())
 
     def add(self, label: str, total: int, left: Callable[[], str]) -> tuple[Progress, TaskID]:
         """Adds a bar; the first one starts the display."""

@@ -270,8 +270,7 @@ def test_damaged_frames_are_refused_or_read(folder: Path, data: st.DataObject) -
 
 
 def test_texts_of_arrow_are_refused_with_a_way_out(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"item_id": ["a"], "missing_mask_7": [1]})
-    assert isinstance(frame["item_id"].dtype, pd.StringDtype)
+    frame = pd.DataFrame({"item_id": pd.array(["a"], pd.StringDtype("pyarrow")), "missing_mask_7": [1]})
     frame.to_pickle(tmp_path / "a.pkl")
     with pytest.raises(DataError, match="stored by Arrow; save them as objects, or as CSV"):
         load_frame(tmp_path / "a.pkl")
