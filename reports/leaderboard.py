@@ -39,6 +39,8 @@ from harness.reports.statistics import (
 from harness.reports.table import Badge, Pair, Row, Table, TableKey
 from harness.types import Aggregate, Predictions
 
+#: How many differences the name of a row tells, where they are enough.
+_TOLD = 2
 #: Fewer train seeds than this are marked: their spread says little.
 ENOUGH_SEEDS = 3
 _SEEDS = ("mask_seed", "train_seed", "eval_seed")
@@ -360,7 +362,10 @@ def _means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _tell_apart(rows: Sequence[Row]) -> None:
-    """Adds to rows of one name the config entries in which they differ, or the code's fingerprint."""
+    """Adds to rows of one name config entries in which they differ, and the code's fingerprint where that does.
+
+    Two of them, or as many as it takes; the row's details have them all.
+    """
     named: dict[tuple[str, str], list[int]] = {}
     for index, row in enumerate(rows):
         named.setdefault((row.name, row.backbone), []).append(index)
@@ -373,9 +378,20 @@ def _tell_apart(rows: Sequence[Row]) -> None:
             for name in dict.fromkeys(name for part in flat for name in part)
             if len({json.dumps(part.get(name), default=str) for part in flat}) > 1
         ]
+        told = min(_TOLD, len(differing))
+        while told < len(differing) and len(
+            {json.dumps([part.get(name) for name in differing[:told]], default=str) for part in flat}
+        ) < len(twins):
+            told += 1
+        more = f" and {len(differing) - told} more" if told < len(differing) else ""
         for index, part in zip(twins, flat, strict=True):
-            extra = ", ".join(f"{name}={part.get(name, 'unset')}" for name in differing)
-            rows[index].name += f" [{extra}]"
+            extra = ", ".join(f"{name}={_short(name, part.get(name, 'unset'))}" for name in differing[:told])
+            rows[index].name += f" [{extra}{more}]"
+
+
+def _short(name: str, value: Any) -> str:
+    """A value as names of rows have it: of the code's fingerprints the beginning."""
+    return str(value)[:8] if name.startswith("code.") else str(value)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

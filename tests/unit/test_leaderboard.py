@@ -198,6 +198,29 @@ def test_other_settings_are_other_rows_with_the_difference_in_the_name() -> None
     assert names == ["redeem [code.method=abc]", "redeem [code.method=unset]"]
 
 
+def test_a_name_tells_two_differences_or_as_many_as_it_takes() -> None:
+    """Runs of an older version of everything, in a store that others have filled before."""
+
+    def names(*settings: tuple[int, int, int, int]) -> list[str]:
+        runs = []
+        for number, values in enumerate(settings):
+            options = dict(zip(("epochs", "lr", "patience", "warmup"), values, strict=True))
+            run = make_run("redeem", 0.8, config={"method": {"name": "redeem"}, "trainer": options})
+            run.record.run_id = str(number)
+            runs.append(run)
+        return sorted(row.name for row in only_table(runs).rows)
+
+    assert names((5, 1, 7, 0), (9, 2, 8, 1)) == [
+        "redeem [trainer.epochs=5, trainer.lr=1 and 2 more]",
+        "redeem [trainer.epochs=9, trainer.lr=2 and 2 more]",
+    ]
+    assert names((5, 1, 7, 0), (5, 1, 8, 1), (9, 2, 8, 1)) == [
+        "redeem [trainer.epochs=5, trainer.lr=1, trainer.patience=7 and 1 more]",
+        "redeem [trainer.epochs=5, trainer.lr=1, trainer.patience=8 and 1 more]",
+        "redeem [trainer.epochs=9, trainer.lr=2, trainer.patience=8 and 1 more]",
+    ]
+
+
 def test_one_run_id_counts_once() -> None:
     (row,) = only_table([make_run("redeem", 0.8), make_run("redeem", 0.8)]).rows
     assert len(row.runs) == 1
