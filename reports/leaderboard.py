@@ -41,6 +41,8 @@ from harness.types import Aggregate, Predictions
 
 #: How many differences the name of a row tells, where they are enough.
 _TOLD = 2
+#: How many unequal options a table names.
+_UNEQUAL = 6
 #: Fewer train seeds than this are marked: their spread says little.
 ENOUGH_SEEDS = 3
 _SEEDS = ("mask_seed", "train_seed", "eval_seed")
@@ -177,6 +179,7 @@ def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
             row.per_pattern, row.counts = {}, counts
     table = Table(key, higher, _pattern_order(rows, scored), counts, rows)
     _mark_tuning(table, [items[0].record.tuning for items in groups])
+    _note_inequality(table)
     _fill_conditions(table, groups)
     _compare_with_references(rows, _rank(table, groups), higher)
     table.published, table.refused = compare_published(
@@ -338,6 +341,23 @@ def _mark_tuning(table: Table, searches: Sequence[Mapping[str, Any]]) -> None:
     if len(budgets) > 1:
         shown = ", ".join(str(budget) if budget else "none" for budget in sorted(budgets))
         table.notes.append(f"Rows differ in how much their options were searched (trials: {shown}).")
+
+
+def _note_inequality(table: Table) -> None:
+    """Says in what rows differ that a fair comparison holds the same: training, inputs, a backbone's options."""
+    known: dict[str, dict[str, None]] = {}
+    for row in table.rows:
+        parts = {part: row.config.get(part) or {} for part in ("trainer", "encoders", "encoder_options")}
+        if row.backbone:
+            parts[row.backbone] = row.config.get("backbone") or {}
+        for name, value in _flat(parts).items():
+            known.setdefault(name, {})[str(value)] = None
+    unequal = [f"{name} ({', '.join(values)})" for name, values in known.items() if len(values) > 1]
+    if unequal:
+        more = f" and {len(unequal) - _UNEQUAL} more" if len(unequal) > _UNEQUAL else ""
+        table.notes.append(
+            f"Rows differ in how they were trained or what they read: {', '.join(unequal[:_UNEQUAL])}{more}."
+        )
 
 
 def grid_rates(names: Sequence[str]) -> list[float]:

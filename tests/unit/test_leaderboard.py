@@ -198,6 +198,24 @@ def test_other_settings_are_other_rows_with_the_difference_in_the_name() -> None
     assert names == ["redeem [code.method=abc]", "redeem [code.method=unset]"]
 
 
+def test_a_table_says_in_what_its_rows_were_not_treated_alike() -> None:
+    """An older version's runs, or options of one method alone, beside others."""
+
+    def notes(*, epochs: int, dropout: float) -> list[str]:
+        runs = []
+        for method, (own_epochs, own_dropout) in {"redeem": (20, 0.3), "map": (epochs, dropout)}.items():
+            config = {"method": {"name": method}, "trainer": {"epochs": own_epochs}}
+            run = make_run(method, 0.8, config=config | {"backbone": {"name": "fusion", "dropout": own_dropout}})
+            run.record.backbone = "fusion"
+            runs.append(run)
+        return [note for note in only_table(runs).notes if note.startswith("Rows differ")]
+
+    assert notes(epochs=20, dropout=0.3) == []
+    assert notes(epochs=30, dropout=0.1) == [
+        "Rows differ in how they were trained or what they read: trainer.epochs (30, 20), fusion.dropout (0.1, 0.3)."
+    ]
+
+
 def test_a_name_tells_two_differences_or_as_many_as_it_takes() -> None:
     """Runs of an older version of everything, in a store that others have filled before."""
 
