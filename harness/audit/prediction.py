@@ -146,6 +146,9 @@ def _all_ones(array: FeatureArray) -> bool:
     if tokens.ndim < 3 or tokens.shape[1] < 2 or not array.mask[some].all():
         return False
     filled = (tokens != 0).reshape(*tokens.shape[:2], -1).any(axis=2)
+    begun = np.maximum.accumulate(filled[:, ::-1], axis=1)[:, ::-1]
+    if (begun & ~filled).any():
+        return False  # zeros amid others are values, e.g. the empty corners of a sprite, and so may those at the end be
     # Rows without the modality are zero throughout.
     last = filled[filled.any(axis=1), -1]
     return bool((~last).any()) and bool(last.any())

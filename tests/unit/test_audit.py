@@ -389,6 +389,14 @@ def test_attention_masks_of_ones_over_padding_are_caught(data: TinyData) -> None
     assert "mask is all ones, but sequences end in zeros: text, image" in result.detail
 
 
+def test_zeros_amid_others_are_values_and_no_padding(data: TinyData) -> None:
+    """The empty corners of a sprite, at the beginning of some pictures and at the end of others."""
+    for array in data.features.values():
+        array.mask[:] = True
+        array.tokens[::2] = array.tokens[::2, ::-1].copy()
+    assert audited(data)["attention_masks"].passed
+
+
 def test_complete_supervision_may_see_hidden_training_values(data: TinyData) -> None:
     complete = tiny_observed(supervision="complete")
     results = audited(complete, PeeksInPrepare, supervision="complete")
