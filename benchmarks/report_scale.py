@@ -24,11 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.config import PathsConfig, TrackingConfig
 from harness.files import Folders, ensure_folder
 from harness.predictions import save_predictions
 from harness.progress import say
 from harness.testing.records import make_predictions, make_record
-from harness.tracking import PREDICTIONS_FILE, Tracker
+from harness.tracking import PREDICTIONS_FILE, Tracker, experiment_name
 
 METHODS = tuple(f"method_{number:02d}" for number in range(20))
 DATASETS = ("openmoji", "cdda", "mmimdb", "food101", "hateful_memes")
@@ -38,19 +39,19 @@ SEEDS = range(5)
 
 def fill(home: Path, runs: int, samples: int) -> None:
     """Logs the runs as `harness run` does; those that an earlier call logged are not logged again."""
-    folders = Folders(home, home / "data", home / "cache", home / "runs", home / "outbox")
+    folders, uri = Folders.resolve(PathsConfig(home=str(home))), f"sqlite:///{home / 'mlflow.db'}"
+    trackers = {name: Tracker(uri, experiment_name(TrackingConfig(), name), folders) for name in DATASETS}
     predictions = ensure_folder(home / "made") / PREDICTIONS_FILE
     cells = itertools.product(DATASETS, PROTOCOLS, METHODS, SEEDS)
     for number, (dataset, protocol, method, seed) in enumerate(itertools.islice(cells, runs)):
-        tracker = Tracker(f"sqlite:///{home / 'mlflow.db'}", f"missing-modality/{dataset}", folders)
         accuracy = 0.5 + 0.01 * METHODS.index(method) + 0.02 * np.random.default_rng(number).standard_normal()
         mask = hashlib.sha256(f"{dataset} {protocol}".encode()).hexdigest()
         made = make_predictions(float(accuracy), samples, seed=number)
         record = make_record(method, made, train_seed=seed, dataset=dataset, protocol=protocol, mask=mask)
         record = dataclasses.replace(record, run_id=hashlib.sha256(str((number, samples)).encode()).hexdigest())
-        if tracker.find(record.run_id) is None:
+        if trackers[dataset].find(record.run_id) is None:
             save_predictions(made, predictions)
-            tracker.log(record, {PREDICTIONS_FILE: predictions})
+            trackers[dataset].log(record, {PREDICTIONS_FILE: predictions})
         if (number + 1) % 500 == 0:
             say(f"{number + 1} of {runs} runs stored")
 

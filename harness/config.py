@@ -301,8 +301,7 @@ class RunConfig:
         for part in (self.trainer, self.retrieval, self.tracking, self.method, self.dataset, self.backbone):
             part.validate()
         for option in ("mask_seed", "train_seed", "eval_seed"):
-            if getattr(self, option) < 0:
-                raise UsageError(f"{option}={getattr(self, option)} must be >= 0.")
+            check_range("", option, getattr(self, option), 0)
 
 
 #: Parts of a `RunConfig` that do not change what a run computes.

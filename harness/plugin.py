@@ -112,13 +112,19 @@ def _counted(files: Iterable[Path]) -> list[Path]:
 
 
 def check_choice(owner: str, option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises a `UsageError` naming the choices when `value` is not one of them; the run's own options have no owner."""
+    """Raises a `UsageError` naming the choices when `value` is not one of them."""
     if value not in choices:
-        raise UsageError(f"{owner}{'.' if owner else ''}{option}={value!r} is not one of {', '.join(choices)}.")
+        raise UsageError(f"{_named(owner, option)}={value!r} is not one of {', '.join(choices)}.")
 
 
 def check_range(owner: str, option: str, value: float, low: float, high: float | None = None) -> None:
     """Raises a `UsageError` when `value` lies outside [low, high], or is no finite number."""
     if not low <= value < math.inf or (high is not None and value > high):
         least = f">= {low} and finite" if value == math.inf else f">= {low}"
-        raise UsageError(f"{owner}.{option}={value} must be {least if high is None else f'between {low} and {high}'}.")
+        span = least if high is None else f"between {low} and {high}"
+        raise UsageError(f"{_named(owner, option)}={value} must be {span}.")
+
+
+def _named(owner: str, option: str) -> str:
+    """An option as it is typed; the run's own have no owner."""
+    return f"{owner}.{option}" if owner else option

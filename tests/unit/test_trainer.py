@@ -95,16 +95,20 @@ class Killed(Exception):
     pass
 
 
+def toy(train: ObservedDataset, kind: type[Toy] = Toy) -> Toy:
+    def no_backbone() -> Any:
+        raise AssertionError("not used")
+
+    return kind(MethodConfig(), MethodContext(SPEC, train.feature_specs, no_backbone))
+
+
 def fit(
     folder: Path | None, seed: int = 0, die_after: int = 10**6, run_id: str = "run", kind: type[Toy] = Toy
 ) -> tuple[Toy, FitResult]:
     train, valid = view("train"), view("valid")
 
-    def no_backbone() -> Any:
-        raise AssertionError("not used")
-
     torch.manual_seed(seed)
-    method = kind(MethodConfig(), MethodContext(SPEC, train.feature_specs, no_backbone))
+    method = toy(train, kind)
     looks = 0
 
     def evaluate(logits: FloatArray, split: ObservedDataset) -> Mapping[str, float]:
@@ -233,7 +237,7 @@ def test_a_loss_that_is_not_finite_names_its_samples(monkeypatch: pytest.MonkeyP
 
 def test_patience_stops_training() -> None:
     train, valid = view("train"), view("valid")
-    method = Toy(MethodConfig(), MethodContext(SPEC, train.feature_specs, lambda: None))  # type: ignore[arg-type,return-value]
+    method = toy(train)
     trainer = Trainer(TrainerConfig(epochs=50, patience=3, batch_size=16), device="cpu")
     scores = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9])
     result = trainer.fit(method, train, valid, lambda *_: {"accuracy": next(scores)}, "accuracy")
@@ -243,7 +247,7 @@ def test_patience_stops_training() -> None:
 
 def test_an_undefined_selection_metric_is_refused() -> None:
     train, valid = view("train"), view("valid")
-    method = Toy(MethodConfig(), MethodContext(SPEC, train.feature_specs, lambda: None))  # type: ignore[arg-type,return-value]
+    method = toy(train)
     with pytest.raises(TrainingError, match=r"accuracy is not defined on split 'valid'.*trainer.select_on"):
         Trainer(CONFIG, device="cpu").fit(method, train, valid, lambda *_: {"accuracy": float("nan")}, "accuracy")
 
@@ -270,7 +274,7 @@ def test_schedule_rises_then_decays_to_zero() -> None:
 
 def test_bf16_is_computed_in_bf16() -> None:
     train = view("train")
-    method = Toy(MethodConfig(), MethodContext(SPEC, train.feature_specs, lambda: None)).eval()  # type: ignore[arg-type,return-value]
+    method = toy(train).eval()
     full, half = (
         Trainer(replace(CONFIG, precision=precision), device="cpu").predict(method, train)
         for precision in ("no", "bf16")
