@@ -131,9 +131,8 @@ def load_npz(path: Path, names: Sequence[str]) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             there = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             if not set(names) <= set(there):
-                raise DataError(
-                    f"{path} has the keys {', '.join(sorted(there)[:20]) or '(none)'}, expected {', '.join(names)}."
-                )
+                keys = ", ".join(_shown(name) for name in sorted(there)[:20]) or "(none)"
+                raise DataError(f"{path} has the keys {keys}, expected {', '.join(names)}.")
             members = [there[name] for name in names]
             size = sum(member.file_size for member in members)
             if size > _INFLATED:
@@ -502,7 +501,8 @@ def _check_global(allowed: Mapping[tuple[str, str], Any], module: str, name: str
             if module.startswith("pandas") and name == "ArrowStringArray"
             else "Take the file from where it was published."
         )
-        raise _Refused(f"it asks for {module}.{name}, which plain data do not need; nothing was run. {hint}") from None
+        asked = _shown(f"{module}.{name}")
+        raise _Refused(f"it asks for {asked}, which plain data do not need; nothing was run. {hint}") from None
 
 
 def _plain(value: Any, memo: dict[int, Any], depth: int) -> Any:
@@ -529,6 +529,11 @@ def _converted(value: Any, memo: dict[int, Any], depth: int) -> Any:
     if isinstance(value, bytearray):
         return bytes(value)
     raise _Refused(f"it holds something that is no data ({type(value).__name__.strip('_').lower()}).")
+
+
+def _shown(name: str) -> str:
+    """A name out of a file as a message of one line may show it."""
+    return repr(name[:100])[1:-1]
 
 
 def _reason(error: BaseException) -> str:

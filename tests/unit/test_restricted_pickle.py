@@ -195,6 +195,15 @@ def test_the_name_is_said(tmp_path: Path) -> None:
         load_pickle(tmp_path / "bad.pkl")
 
 
+def test_a_name_of_several_lines_is_said_in_one(tmp_path: Path) -> None:
+    (tmp_path / "bad.pkl").write_bytes(b"\x80\x04\x8c\x05a\nb\rc\x8c\x01d\x93.")
+    with pytest.raises(DataError, match=r"asks for a\\nb\\rc\.d, "):
+        load_pickle(tmp_path / "bad.pkl")
+    np.savez(tmp_path / "a.npz", **{"x\ny": np.arange(3)})
+    with pytest.raises(DataError, match=r"has the keys x\\ny, expected numbers"):
+        load_npz(tmp_path / "a.npz", ["numbers"])
+
+
 RECONSTRUCT = np.arange(3).__reduce__()[0]  # type: ignore[index]
 SCALAR = np.float64(1).__reduce__()[0]  # type: ignore[index]
 DTYPE = b"cnumpy\ndtype\n"
