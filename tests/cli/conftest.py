@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from harness import registry
 
+from .shown_commands import FENCED, ROOT
+
 PLUGIN_FILE = Path(__file__).with_name("plugin_file.py")
+PLUGIN_PACKAGE = ROOT / "tests" / "plugin_package"
 
 #: Overrides that name only plugins of `plugin_file.py`, so that a test needs no data and no weights.
 TOY = [
@@ -47,3 +52,19 @@ def store(home: Path, database: bytes) -> Path:
     home.mkdir()
     (home / "mlflow.db").write_bytes(database)
     return home
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugins of README's and of the docs' examples, as their readers have them."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = [block["body"] for block in FENCED.finditer(readme) if block["language"] == "python"]
+    (tmp_path / "my_method.py").write_text(code)
+    page = (ROOT / "docs" / "encoders-and-backbones.md").read_text(encoding="utf-8")
+    for name, code in re.findall(r'^```python title="(\w+\.py)"\n(.*?)^```', page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(code)
+    monkeypatch.syspath_prepend(PLUGIN_PACKAGE / "src")
+    points = tomllib.loads((PLUGIN_PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
+    for group, entries in points.items():
+        for name, target in entries.items():
+            registry.KINDS[group.removeprefix("harness.")].register(name, target)

@@ -1,18 +1,13 @@
-"""Every command that README, docs and cards show is one that this version takes; the cheap ones are run."""
+"""Every command that README, docs and cards show is one that this version takes: its names and options are resolved."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import re
-import shlex
-import textwrap
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from harness import registry
@@ -20,42 +15,13 @@ from harness.cli import COMMANDS, main
 from harness.cli.commands import check, describe, mask, report, reproduce, sweep, tune
 from harness.cli.commands import list as listing
 from harness.cli.store import read_store
-from harness.compose import compose, compose_as, encoder_config
+from harness.compose import compose, compose_as
 from harness.prepare import PrepareConfig
 from harness.protocol import parse_protocol
 from harness.reports.presets import select
 
-ROOT = Path(__file__).parents[2]
-PLUGIN_PACKAGE = ROOT / "tests" / "plugin_package"
-PAGES = sorted(
-    path
-    for pattern in (
-        "*.md",
-        "docs/*.md",
-        "reports/published/*.md",
-        "datasets/cards/*.md",
-        "methods/*/card.md",
-        "methods/*/cards/*.md",
-        "methods/common/*/cards/*.md",
-    )
-    for path in ROOT.glob(pattern)
-)
-FENCED = re.compile(
-    r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
-)
+from .shown_commands import FENCED, PAGES, ROOT, SHOWN, Shown, existing, words_of
 
-#: What readers put something of their own for, and what these tests put there.  Names of files and folders stay.
-PLACEHOLDERS = {
-    "dataset=NAME": "dataset=synthetic",
-    "dataset=DATA": "dataset=synthetic",
-    "dataset=…": "dataset=synthetic",
-    "protocol=NAME": "protocol=both_0.7",
-    "protocol=…": "protocol=both_0.7",
-    "method=NAME": "method=zero_fill",
-    "run_id=…": "run_id=3f2a9c1e",
-    "workers=N": "workers=2",
-    "…": None,
-}
 #: Programs beside ours that a line may start with.
 OTHERS = {
     "mlflow",
@@ -73,53 +39,6 @@ OTHERS = {
     "#",
 }
 LAUNCHERS = {"accelerate", "torchrun"}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A line that a page tells its reader to type."""
-
-    where: str
-    line: str
-    in_text: bool = False
-
-
-def shown(page: Path) -> Iterator[Shown]:
-    """Lines of `console` and `sh` blocks, and code spans in the text that begin with `harness`."""
-    text, name = page.read_text(encoding="utf-8"), page.relative_to(ROOT).as_posix()
-    for block in FENCED.finditer(text):
-        body = textwrap.dedent(block["body"]).replace("\\\n", " ")
-        if block["language"] == "console":
-            lines = [line[2:] for line in body.splitlines() if line.startswith("$ ")]
-        elif block["language"] in ("sh", "bash"):
-            lines = [line for line in body.splitlines() if line.strip()]
-        else:
-            continue
-        number = text.count("\n", 0, block.start()) + 1
-        yield from (Shown(f"{name}:{number}", line) for line in lines)
-    prose = FENCED.sub(lambda block: "\n" * block[0].count("\n"), text)
-    for span in re.finditer(r"`(harness [^`]+)`", prose):
-        number = prose.count("\n", 0, span.start()) + 1
-        yield Shown(f"{name}:{number}", " ".join(span[1].split()), in_text=True)
-
-
-SHOWN = [each for page in PAGES for each in shown(page)]
-
-
-# -- is it a command? -------------------------------------------------------------------------------------------------
-
-
-def words_of(line: str) -> list[str]:
-    """The words of one command, with placeholders filled."""
-    line = re.sub(r"\$\(sh (scripts/\S+) \w+\)", lambda call: existing(call[1]) and "FOLDER", line)
-    words = shlex.split(line.replace("$DIR", "DIR"), comments=True)
-    filled = [PLACEHOLDERS.get(word, word) for word in words]
-    return [word for word in filled if word is not None and not re.fullmatch(r"[A-Z]+=\S+", word)]
-
-
-def existing(path: str) -> str:
-    assert (ROOT / path).is_file(), f"{path} does not exist"
-    return path
 
 
 def check_line(line: str, harness: Callable[[list[str]], None]) -> None:
@@ -241,22 +160,6 @@ CHECKS: Mapping[str, Callable[[argparse.Namespace], object]] = {
 
 
 @pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugins of README's and of the docs' examples, as their readers have them."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = [block["body"] for block in FENCED.finditer(readme) if block["language"] == "python"]
-    (tmp_path / "my_method.py").write_text(code)
-    page = (ROOT / "docs" / "encoders-and-backbones.md").read_text(encoding="utf-8")
-    for name, code in re.findall(r'^```python title="(\w+\.py)"\n(.*?)^```', page, re.MULTILINE | re.DOTALL):
-        (tmp_path / name).write_text(code)
-    monkeypatch.syspath_prepend(PLUGIN_PACKAGE / "src")
-    points = tomllib.loads((PLUGIN_PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
-    for group, entries in points.items():
-        for name, target in entries.items():
-            registry.KINDS[group.removeprefix("harness.")].register(name, target)
-
-
-@pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], None]:
     """The real command line, its work replaced by its check."""
 
@@ -317,64 +220,6 @@ def test_a_shown_command_is_one(each: Shown, harness: Callable[[list[str]], None
 def test_what_is_no_command_is_found(line: str, harness: Callable[[list[str]], None]) -> None:
     with pytest.raises(AssertionError):
         check_line(line, harness)
-
-
-# -- does it run? -----------------------------------------------------------------------------------------------------
-
-
-def cheap(words: list[str]) -> bool:
-    """Needs neither real data nor training, and ends by itself."""
-    match words:
-        case ["list", *_] | ["describe", "method", *_] | ["mask", "official", *_]:
-            return True
-        case ["reproduce", *rest]:
-            return "--dry-run" in rest
-        case ["describe", "protocol", *_]:
-            return "dataset=synthetic" in words
-    return False
-
-
-@pytest.mark.slow
-def test_the_quick_start_runs_from_top_to_bottom(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = ROOT / "docs" / "quickstart.md"
-    lines = [each.line for each in shown(page) if each.line.startswith("harness ") and not each.in_text]
-    assert len(lines) >= 10
-    for line in lines:
-        assert main(words_of(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
-    assert (tmp_path / "report" / "report.html").is_file()
-    assert (tmp_path / "bundle.zip").is_file()
-
-
-def test_the_example_encoder_keeps_the_contract(plugins: None, tmp_path: Path) -> None:
-    registry.load_plugin_file(tmp_path / "letters.py")
-    config = encoder_config("letters", {"width": 32})
-    encoder = config.implementation()(config)
-    texts = ["a red apple", "", "apple", "Apple " * 100]
-    together = encoder.encode(texts)
-    assert together.tokens.shape == (4, 32, 32)
-    assert together.mask.sum(axis=1).tolist() == [3, 1, 1, 32]
-    assert together.tokens[0, 2].tolist() == together.tokens[2, 0].tolist() == together.tokens[3, 31].tolist()
-    for row, text in enumerate(texts):
-        alone = encoder.encode([text])
-        assert np.array_equal(alone.pooled[0], together.pooled[row])
-
-
-@pytest.mark.slow
-def test_the_example_backbone_runs(home: Path, plugins: None, capsys: pytest.CaptureFixture[str]) -> None:
-    (line,) = [each.line for each in SHOWN if "mixing.py run" in each.line]
-    assert main(words_of(line)[1:]) == 0, capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_cheap_commands_run(plugins: None, capsys: pytest.CaptureFixture[str]) -> None:
-    typed = {each.line for each in SHOWN if each.line.startswith("harness ") and not each.in_text}
-    lines = {line for line in typed if cheap(words_of(line)[1:])}
-    assert len(lines) >= 6
-    for line in sorted(lines):
-        assert main(words_of(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
-        assert capsys.readouterr().out, line
 
 
 # -- do links lead somewhere? -----------------------------------------------------------------------------------------

@@ -1,0 +1,170 @@
+"""What README, docs and cards tell their readers to type runs, page by page and from top to bottom, at toy size."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from harness import registry
+from harness.cli import main
+from harness.compose import encoder_config
+from harness.testing.feature_files import mmsa, write_iemocap, write_mer2024, write_mmsa, write_msp_improv
+from harness.testing.models import write_clip, write_vilt
+from harness.testing.releases import write_food101, write_hateful_memes, write_mmimdb
+
+from .shown_commands import FENCED, PAGES, ROOT, SHOWN, shown, words_of
+
+#: Lines of `harness` that are not run here, by a pattern, and the tests that run the like.
+ELSEWHERE = {
+    r"^harness ui": "unit/test_mlflow_ui.py",
+    r"^harness import-checkpoint": "cli/test_import_checkpoint.py",
+    r"executor=(slurm|ray)": "cli/test_clusters.py",
+}
+#: Data that no package carries, and other data with modalities of the same kinds; `test_real_data` of each reads it.
+STAND_INS = {"cdda": "openmoji", "tuxpaint_stamps": "iemocap", "av_digits": "synthetic"}
+#: So that a line ends soon.
+SMALLER = {
+    "trials=20": "trials=2",
+    "train_seed=0,1,2": "train_seed=0,1",
+    "train_seed=0,1,2,3,4": "train_seed=0,1",
+    "workers=0": "workers=2",
+    "workers=4": "workers=2",
+}
+TRAINING = {"run", "sweep", "tune", "reproduce"}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Somebody's machine: a home with runs of two methods, releases as folders of `data`, weights."""
+
+    home: Path
+    data: Path
+    run_id: str
+    weights: tuple[str, ...]
+
+    def words(self, line: str) -> list[str]:
+        """What this reader types for a line: names and numbers of their own, and of work as little as shows it."""
+        program, *words = words_of(line)
+        assert program == "harness"
+        command = words[2] if words[0] == "--plugin" else words[0]
+        given = dict(word.split("=", 1) for word in words if "=" in word)
+        words = [SMALLER.get(word, word) for word in words]
+        if given.get("method") == "all":
+            words = ["train_seed=0" if word.startswith("train_seed=") else word for word in words]
+        if "dataset" in given:
+            name = STAND_INS.get(given["dataset"], given["dataset"])
+            words = [f"dataset={name}" if word.startswith("dataset=") else word for word in words]
+            if "dataset.folder" in given and given["dataset"] != "folder":
+                words = [word for word in words if not word.startswith("dataset.folder=")]
+                if (self.data / name).exists():
+                    words.append(f"dataset.folder={self.data / name}")
+        if command == "prepare":
+            words.append("subset=true")
+        if command == "reproduce":
+            words = [word for word in words if not word.startswith(("paths.data=", "backbone.weights=", "encoder_opt"))]
+            words += [f"paths.data={self.data}", *self.weights]
+            if "train_seed" not in given:
+                words.append("train_seed=0")
+        if command in TRAINING and "trainer.epochs" not in given:
+            words.append("trainer.epochs=1")
+        return [self.run_id if word == "3f2a9c1e" else word for word in words]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    root = tmp_path_factory.mktemp("reader")
+    home, data = root / "home", root / "home" / "data"
+    write_mmimdb(data / "mmimdb")
+    write_hateful_memes(data / "hateful_memes")
+    write_food101(data / "food101")
+    write_iemocap(data / "iemocap")
+    write_msp_improv(data / "msp_improv")
+    write_mer2024(data / "mer2024")
+    write_mmsa(data / "ch_sims" / "unaligned_39.pkl", mmsa((33, 20, 12), (400, 55, 39), strongest=1.0, measured=True))
+    for name in ("cmu_mosi", "cmu_mosei"):
+        write_mmsa(data / name / "aligned_50.pkl", mmsa((5, 20, 12), (50, 50, 50)))
+    weights = (
+        f"backbone.weights={write_vilt(root / 'vilt')}",
+        "backbone.max_text_len=16",
+        f"encoder_options.clip_vit_l14_336.weights={write_clip(root / 'clip')}",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_HOME", str(home))
+        assert main(["run", "method=zero_fill,redeem", "train_seed=0,1", "trainer.epochs=1"]) == 0
+        records = [json.loads(file.read_text()) for file in home.glob("runs/*/record.json")]
+        yield Reader(home, data, next(each["run_id"] for each in records if each["method"] == "redeem"), weights)
+
+
+def write_what_mask_imports_read(reader: Reader) -> None:
+    """The files of the released codes, for the films of `reader`; and a table of the harness."""
+    assert main(["mask", "build", "protocol=both_0.7", "dataset=mmimdb", "-o", "masks"]) == 0
+    split = json.loads((reader.data / "mmimdb" / "split.json").read_text())
+    ids = [film for part in ("train", "dev", "test") for film in split[part]]
+    codes = np.arange(len(ids)) % 3
+    frame = pd.DataFrame({"item_id": pd.Series(ids, dtype=object), "missing_mask_7": codes})
+    frame.columns = frame.columns.astype(object)
+    frame.to_pickle("missing_table.pkl")
+    for part, file in (("train", "train.pt"), ("dev", "val.pt"), ("test", "test.pt")):
+        torch.save(torch.arange(len(split[part])).float() % 3, file)
+
+
+#: What pages tell their readers to have before they type.
+PREPARED: Mapping[str, Callable[[Reader, Path], object]] = {
+    "docs/protocols.md": lambda reader, page: write_what_mask_imports_read(reader),
+    "docs/bring-your-own-data.md": lambda reader, page: exec(blocks(page, "python")[0], {}),
+    "docs/sweeps.md": lambda reader, page: Path("cells.yaml").write_text(blocks(page, "yaml")[0]),
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return [block["body"] for block in FENCED.finditer(text) if block["language"] == language]
+
+
+def typed(page: Path) -> list[str]:
+    """The lines of a page that are run here."""
+    lines = [each.line for each in shown(page) if not each.in_text and each.line.startswith("harness ")]
+    return [line for line in lines if not any(re.search(pattern, line) for pattern in ELSEWHERE)]
+
+
+def test_what_is_not_run_here_is_run_elsewhere() -> None:
+    for pattern, file in ELSEWHERE.items():
+        assert any(re.search(pattern, each.line) for each in SHOWN), f"{pattern} matches nothing"
+        assert (ROOT / "tests" / file).is_file(), file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [each for each in PAGES if typed(each)], ids=lambda each: each.relative_to(ROOT).as_posix()
+)
+def test_a_page_runs_from_top_to_bottom(
+    page: Path, reader: Reader, plugins: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HARNESS_HOME", str(reader.home))
+    PREPARED.get(page.relative_to(ROOT).as_posix(), lambda *_: None)(reader, page)
+    for line in typed(page):
+        capsys.readouterr()
+        assert main(reader.words(line)) == 0, f"{line}\n{capsys.readouterr().err}"
+        assert capsys.readouterr().out, line
+
+
+def test_the_example_encoder_keeps_the_contract(plugins: None, tmp_path: Path) -> None:
+    registry.load_plugin_file(tmp_path / "letters.py")
+    config = encoder_config("letters", {"width": 32})
+    encoder = config.implementation()(config)
+    texts = ["a red apple", "", "apple", "Apple " * 100]
+    together = encoder.encode(texts)
+    assert together.tokens.shape == (4, 32, 32)
+    assert together.mask.sum(axis=1).tolist() == [3, 1, 1, 32]
+    assert together.tokens[0, 2].tolist() == together.tokens[2, 0].tolist() == together.tokens[3, 31].tolist()
+    for row, text in enumerate(texts):
+        alone = encoder.encode([text])
+        assert np.array_equal(alone.pooled[0], together.pooled[row])
