@@ -55,14 +55,19 @@ def store(home: Path, database: bytes) -> Path:
 
 
 @pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugins of README's and of the docs' examples, as their readers have them."""
+def plugin_files(tmp_path: Path) -> None:
+    """The plugin files of README's and of the docs' examples, as their readers have them."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = [block["body"] for block in FENCED.finditer(readme) if block["language"] == "python"]
     (tmp_path / "my_method.py").write_text(code)
     page = (ROOT / "docs" / "encoders-and-backbones.md").read_text(encoding="utf-8")
     for name, code in re.findall(r'^```python title="(\w+\.py)"\n(.*?)^```', page, re.MULTILINE | re.DOTALL):
         (tmp_path / name).write_text(code)
+
+
+@pytest.fixture
+def plugin_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package of docs/plugins.md as if it were installed, but for processes that are started."""
     monkeypatch.syspath_prepend(PLUGIN_PACKAGE / "src")
     points = tomllib.loads((PLUGIN_PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
     for group, entries in points.items():

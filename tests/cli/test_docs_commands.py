@@ -191,7 +191,9 @@ def test_every_command_has_a_check() -> None:
 
 
 @pytest.mark.parametrize("each", SHOWN, ids=lambda each: f"{each.where} {each.line[:40]}")
-def test_a_shown_command_is_one(each: Shown, harness: Callable[[list[str]], None], plugins: None) -> None:
+def test_a_shown_command_is_one(
+    each: Shown, harness: Callable[[list[str]], None], plugin_files: None, plugin_package: None
+) -> None:
     check_line(each.line, harness)
 
 
