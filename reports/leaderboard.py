@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -382,31 +382,29 @@ def _means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _tell_apart(rows: Sequence[Row]) -> None:
-    """Adds to rows of one name config entries in which they differ, and the code's fingerprint where that does.
+    """Adds to rows of one name the config entries in which they differ; the row's details have them all."""
+    twins: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        twins.setdefault((row.name, row.backbone), []).append(row)
+    for group in twins.values():
+        if len(group) > 1:
+            for row, differences in zip(group, _differences([_flat(row.config) for row in group]), strict=True):
+                row.name += f" [{differences}]"
 
-    Two of them, or as many as it takes; the row's details have them all.
-    """
-    named: dict[tuple[str, str], list[int]] = {}
-    for index, row in enumerate(rows):
-        named.setdefault((row.name, row.backbone), []).append(index)
-    for twins in named.values():
-        if len(twins) < 2:
-            continue
-        flat = [_flat(rows[index].config) for index in twins]
-        differing = [
-            name
-            for name in dict.fromkeys(name for part in flat for name in part)
-            if len({json.dumps(part.get(name), default=str) for part in flat}) > 1
-        ]
-        told = min(_TOLD, len(differing))
-        while told < len(differing) and len(
-            {json.dumps([part.get(name) for name in differing[:told]], default=str) for part in flat}
-        ) < len(twins):
-            told += 1
-        more = f" and {len(differing) - told} more" if told < len(differing) else ""
-        for index, part in zip(twins, flat, strict=True):
-            extra = ", ".join(f"{name}={_short(name, part.get(name, 'unset'))}" for name in differing[:told])
-            rows[index].name += f" [{extra}{more}]"
+
+def _differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells each of flat configs from the others: `_TOLD` entries, or as many as it takes."""
+
+    def values(names: Sequence[str]) -> set[str]:
+        return {json.dumps([config.get(name) for name in names], default=str) for config in configs}
+
+    names = [name for name in dict.fromkeys(chain.from_iterable(configs)) if len(values([name])) > 1]
+    enough = (count for count in range(_TOLD, len(names)) if len(values(names[:count])) == len(configs))
+    told = names[: next(enough, len(names))]
+    more = f" and {len(names) - len(told)} more" if len(told) < len(names) else ""
+    return [
+        ", ".join(f"{name}={_short(name, config.get(name, 'unset'))}" for name in told) + more for config in configs
+    ]
 
 
 def _short(name: str, value: Any) -> str:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harness import registry
-from harness.cli import main
+from harness.cli import COMMANDS, main
 from harness.compose import encoder_config
 from harness.testing.feature_files import mmsa, write_iemocap, write_mer2024, write_mmsa, write_msp_improv
 from harness.testing.models import write_clip, write_vilt
@@ -28,55 +28,46 @@ ELSEWHERE = {
     r"^harness import-checkpoint": "cli/test_import_checkpoint.py",
     r"executor=(slurm|ray)": "cli/test_clusters.py",
 }
-#: Data that no package carries, and other data with modalities of the same kinds; `test_real_data` of each reads it.
-STAND_INS = {"cdda": "openmoji", "tuxpaint_stamps": "iemocap", "av_digits": "synthetic"}
-#: So that a line ends soon.
-SMALLER = {
-    "trials=20": "trials=2",
-    "train_seed=0,1,2": "train_seed=0,1",
-    "train_seed=0,1,2,3,4": "train_seed=0,1",
-    "workers=0": "workers=2",
-    "workers=4": "workers=2",
-}
+#: Data that pip does not bring, and a release in their place; `test_real_data` of each reads the real ones.
+STAND_INS = {"cdda": "hateful_memes", "tuxpaint_stamps": "iemocap", "av_digits": "hateful_memes"}
+#: So that a line ends soon, where it gives these.
+SMALLER = {"trials": "2", "train_seed": "0,1", "workers": "2"}
 TRAINING = {"run", "sweep", "tune", "reproduce"}
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Somebody's machine: a home with runs of two methods, releases as folders of `data`, weights."""
+    """Somebody's machine: a home with runs of two methods, releases as folders of `data`, options that name weights."""
 
     home: Path
     data: Path
     run_id: str
-    weights: tuple[str, ...]
+    weights: Mapping[str, str]
 
     def words(self, line: str) -> list[str]:
-        """What this reader types for a line: names and numbers of their own, and of work as little as shows it."""
-        program, *words = words_of(line)
-        assert program == "harness"
-        command = words[2] if words[0] == "--plugin" else words[0]
+        """What this reader types for a line: names and numbers of their own, and as little work as shows it."""
+        words = [self.run_id if word == "3f2a9c1e" else word for word in words_of(line)[1:]]
         given = dict(word.split("=", 1) for word in words if "=" in word)
-        words = [SMALLER.get(word, word) for word in words]
-        if given.get("method") == "all":
-            words = ["train_seed=0" if word.startswith("train_seed=") else word for word in words]
+        own = self.own(next(word for word in words if word in COMMANDS), given)
+        return [word for word in words if word.split("=")[0] not in own] + [f"{key}={own[key]}" for key in own]
+
+    def own(self, command: str, given: Mapping[str, str]) -> dict[str, str]:
+        """Options that take the place of those that a page gives, or stand beside them."""
+        own = {key: value for key, value in SMALLER.items() if key in given}
+        if given.get("method") == "all" or command == "reproduce":
+            own["train_seed"] = "0"
         if "dataset" in given:
-            name = STAND_INS.get(given["dataset"], given["dataset"])
-            words = [f"dataset={name}" if word.startswith("dataset=") else word for word in words]
-            if "dataset.folder" in given and given["dataset"] != "folder":
-                words = [word for word in words if not word.startswith("dataset.folder=")]
-                if (self.data / name).exists():
-                    words.append(f"dataset.folder={self.data / name}")
+            own["dataset"] = name = STAND_INS.get(given["dataset"], given["dataset"])
+            if (self.data / name).is_dir():
+                own["dataset.folder"] = str(self.data / name)
         if command == "prepare":
-            words.append("subset=true")
+            own["subset"] = "true"
         if command == "reproduce":
-            words = [word for word in words if not word.startswith(("paths.data=", "backbone.weights=", "encoder_opt"))]
-            words += [f"paths.data={self.data}", *self.weights]
-            if "train_seed" not in given:
-                words.append("train_seed=0")
+            own |= {"paths.data": str(self.data), **self.weights}
         if command in TRAINING and not {"trainer.epochs", "from"} & given.keys():
             # As the pages that say how many: a run of another length is another row of the same tables.
-            words.append("trainer.epochs=2")
-        return [self.run_id if word == "3f2a9c1e" else word for word in words]
+            own["trainer.epochs"] = "2"
+        return own
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +83,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     write_mmsa(data / "ch_sims" / "unaligned_39.pkl", mmsa((33, 20, 12), (400, 55, 39), strongest=1.0, measured=True))
     for name in ("cmu_mosi", "cmu_mosei"):
         write_mmsa(data / name / "aligned_50.pkl", mmsa((5, 20, 12), (50, 50, 50)))
-    weights = (
-        f"backbone.weights={write_vilt(root / 'vilt')}",
-        "backbone.max_text_len=16",
-        f"encoder_options.clip_vit_l14_336.weights={write_clip(root / 'clip')}",
-    )
+    weights = {
+        "backbone.weights": str(write_vilt(root / "vilt")),
+        "backbone.max_text_len": "16",
+        "encoder_options.clip_vit_l14_336.weights": str(write_clip(root / "clip")),
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_HOME", str(home))
         assert main(["run", "method=zero_fill,redeem", "train_seed=0,1", "trainer.epochs=2"]) == 0
@@ -162,7 +153,7 @@ def test_a_page_runs_from_top_to_bottom(
     for line in typed(page):
         capsys.readouterr()
         assert main(reader.words(line)) == 0, f"{line}\n{capsys.readouterr().err}"
-        assert capsys.readouterr().out, line
+        assert any(capsys.readouterr()), line
 
 
 def test_the_example_encoder_keeps_the_contract(plugin_files: None, tmp_path: Path) -> None:
