@@ -255,10 +255,22 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
             raise UsageError(f"{text!r}: new keys cannot be added; write {text.lstrip('+')} to set an existing one.")
         if override.package is not None or "/" in key:
             raise UsageError(f"{text!r}: packages and nested groups are not used here; write key=value.")
+        if _grid_within(override.value()):
+            raise UsageError(f"{text!r}: a grid stands for a whole value; write out each value: {key}=A,B.")
         if key in (other.key_or_group for other in parsed):
             raise UsageError(f"{key} is given twice; a comma list makes a grid, e.g. {key}=A,B.")
         parsed.append(override)
     return parsed
+
+
+def _grid_within(value: Any) -> bool:
+    """Whether a part of a value stands for several, e.g. `{photo:choice(image,text)}`."""
+    from hydra.core.override_parser.types import ChoiceSweep, Sweep
+
+    parts = value.list if isinstance(value, ChoiceSweep) else value.values() if isinstance(value, dict) else value
+    return isinstance(parts, Iterable) and any(
+        isinstance(part, Sweep) or (isinstance(part, dict | list) and _grid_within(part)) for part in parts
+    )
 
 
 def _cells(overrides: Sequence[Override]) -> Iterator[list[tuple[str, str]]]:

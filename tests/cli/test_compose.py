@@ -185,6 +185,8 @@ def test_encoders_may_name_new_modalities() -> None:
         (["method=toy", "hydra/launcher=x"], r"packages and nested groups"),
         (["method@other=toy"], r"packages and nested groups"),
         (["method=toy", "method=plain"], r"method is given twice"),
+        (["method=toy", "encoders={text:choice(a,b)}"], r"a grid stands for a whole value; write out each value"),
+        (["method=toy", "encoders={text:{a:range(1,2)}},b"], r"a grid stands for a whole value"),
         (["method=toy", f"trainer.lr={10**400}"], r"trainer\.lr=10000.*: int too large to convert to float"),
         (["method=toy", "trainer.lr=nan"], r"trainer\.lr=nan must be >= 0"),
         (["method=toy", "trainer.lr=inf"], r"trainer\.lr=inf must be >= 0\.0 and finite"),
