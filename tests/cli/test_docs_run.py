@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,17 +36,16 @@ TRAINING = {"run", "sweep", "tune", "reproduce"}
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Somebody's machine: a home with runs of two methods, releases as folders of `data`, options that name weights."""
+class Machine:
+    """What every reader has: releases as folders of `data`, options that name weights, features of earlier runs."""
 
-    home: Path
     data: Path
-    run_id: str
     weights: Mapping[str, str]
+    cache: Path
 
-    def words(self, line: str) -> list[str]:
-        """What this reader types for a line: names and numbers of their own, and as little work as shows it."""
-        words = [self.run_id if word == "3f2a9c1e" else word for word in words_of(line)[1:]]
+    def words(self, line: str, home: Path) -> list[str]:
+        """What a reader types for a line: names and numbers of their own, and as little work as shows it."""
+        words = [run_of(home) if word == "3f2a9c1e" else word for word in words_of(line)[1:]]
         given = dict(word.split("=", 1) for word in words if "=" in word)
         own = self.own(next(word for word in words if word in COMMANDS), given)
         return [word for word in words if word.split("=")[0] not in own] + [f"{key}={own[key]}" for key in own]
@@ -70,10 +69,16 @@ class Reader:
         return own
 
 
+def run_of(home: Path) -> str:
+    """The last run of REDEEM."""
+    records = sorted(home.glob("runs/*/record.json"), key=lambda file: file.stat().st_mtime)
+    return [file.parent.name for file in records if json.loads(file.read_text())["method"] == "redeem"][-1]
+
+
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    root = tmp_path_factory.mktemp("reader")
-    home, data = root / "home", root / "home" / "data"
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    root = tmp_path_factory.mktemp("machine")
+    data = root / "data"
     write_mmimdb(data / "mmimdb")
     write_hateful_memes(data / "hateful_memes")
     write_food101(data / "food101")
@@ -88,16 +93,14 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         "backbone.max_text_len": "16",
         "encoder_options.clip_vit_l14_336.weights": str(write_clip(root / "clip")),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HARNESS_HOME", str(home))
-        assert main(["run", "method=zero_fill,redeem", "train_seed=0,1", "trainer.epochs=2"]) == 0
-        records = [json.loads(file.read_text()) for file in home.glob("runs/*/record.json")]
-        yield Reader(home, data, next(each["run_id"] for each in records if each["method"] == "redeem"), weights)
+    cache = root / "cache"
+    cache.mkdir()
+    return Machine(data, weights, cache)
 
 
-def write_released_masks(reader: Reader, page: Path) -> None:
-    """The files of the released codes, for the films of `reader`."""
-    split = json.loads((reader.data / "mmimdb" / "split.json").read_text())
+def write_released_masks(machine: Machine, page: Path) -> None:
+    """The files of the released codes, for the films of `machine`."""
+    split = json.loads((machine.data / "mmimdb" / "split.json").read_text())
     ids = [film for part in ("train", "dev", "test") for film in split[part]]
     codes = np.arange(len(ids)) % 3
     frame = pd.DataFrame({"item_id": pd.Series(ids, dtype=object), "missing_mask_7": codes})
@@ -108,10 +111,11 @@ def write_released_masks(reader: Reader, page: Path) -> None:
 
 
 #: What pages tell their readers to have before they type.
-PREPARED: Mapping[str, Callable[[Reader, Path], object]] = {
+PREPARED: Mapping[str, Callable[[Machine, Path], object]] = {
     "docs/protocols.md": write_released_masks,
-    "docs/bring-your-own-data.md": lambda reader, page: exec(blocks(page, "python")[0], {}),
-    "docs/sweeps.md": lambda reader, page: Path("cells.yaml").write_text(blocks(page, "yaml")[0]),
+    "docs/bring-your-own-data.md": lambda _, page: exec(blocks(page, "python")[0], {}),
+    "docs/inspect.md": lambda *_: main(["run", "method=redeem", "trainer.epochs=2"]),
+    "docs/sweeps.md": lambda _, page: Path("cells.yaml").write_text(blocks(page, "yaml")[0]),
 }
 
 
@@ -138,21 +142,21 @@ def test_what_is_not_run_here_is_run_elsewhere() -> None:
 )
 def test_a_page_runs_from_top_to_bottom(
     page: Path,
-    reader: Reader,
+    machine: Machine,
+    store: Path,
     plugin_files: None,
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("HARNESS_HOME", str(reader.home))
+    (store / "cache").symlink_to(machine.cache)
     name = page.relative_to(ROOT).as_posix()
     if name == "docs/plugins.md":
         request.getfixturevalue("plugin_package")
     if name in PREPARED:
-        PREPARED[name](reader, page)
+        PREPARED[name](machine, page)
     for line in typed(page):
         capsys.readouterr()
-        assert main(reader.words(line)) == 0, f"{line}\n{capsys.readouterr().err}"
+        assert main(machine.words(line, store)) == 0, f"{line}\n{capsys.readouterr().err}"
         assert any(capsys.readouterr()), line
 
 
