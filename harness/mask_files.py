@@ -107,10 +107,12 @@ def import_map(files: Mapping[Split, Path], table: DataTable) -> MaskTable:
     """
     import torch
 
+    from harness.tensor_files import load_tensors
+
     present: dict[Split, BoolArray] = {split: table.available[table.splits[split]].copy() for split in SPLITS}
     for split, path in files.items():
         try:
-            codes: Any = torch.load(path, map_location="cpu", weights_only=True)
+            codes: Any = load_tensors(path)
         except Exception as error:
             # torch fails in many ways on damaged files, and its own text advises to switch the check off.
             raise DataError(f"{path} cannot be read as a tensor ({type(error).__name__}); nothing was run.") from error

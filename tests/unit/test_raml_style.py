@@ -378,7 +378,7 @@ def test_divergence(task: TaskKind) -> None:
     found.backward()
     assert target.grad is None
     assert logits.grad is not None
-    assert float(prediction_divergence(spec, target, target)) == pytest.approx(0.0, abs=1e-6)
+    assert float(prediction_divergence(spec, target, target).detach()) == pytest.approx(0.0, abs=1e-6)
 
 
 # -- sizes ---------------------------------------------------------------------------------------------------------

@@ -139,6 +139,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
+    from harness.tensor_files import load_tensors
+
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
     try:
@@ -147,7 +149,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_tensors(path)
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} holds Python objects besides tensors, which are not read because reading them runs code; "
