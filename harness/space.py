@@ -12,7 +12,6 @@ It is no code of the plugin: a run has its options from its config alone, so a c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +70,9 @@ class Choice:
 
 Space = Mapping[str, Span | Choice]
 
+#: Whole numbers up to here are floats, too.
+_LARGEST = 2**53
+
 #: What is searched for every method that trains, around the defaults.
 COMMON: Space = {
     "trainer.lr": Span(1e-4, 1e-2, log=True),
@@ -124,10 +126,10 @@ def _dimension(where: str, entry: Any) -> Span | Choice:
         raise UsageError(f"{where}: write {{low: …, high: …}}, with log: true if you like, or {{choices: […]}}.")
     low, high, log = entry["low"], entry["high"], entry.get("log", False)
     numbers = all(
-        isinstance(end, (int, float)) and not isinstance(end, bool) and math.isfinite(end) for end in (low, high)
+        isinstance(end, (int, float)) and not isinstance(end, bool) and abs(end) <= _LARGEST for end in (low, high)
     )
     if not numbers or not isinstance(log, bool) or low >= high or (log and low <= 0):
-        raise UsageError(f"{where}: low and high must be numbers, low below high, and above 0 for log.")
+        raise UsageError(f"{where}: low and high must be numbers of at most 2^53, low below high, and above 0 for log.")
     return Span(low, high, log)
 
 
