@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
 from zipfile import ZipFile
@@ -28,21 +30,25 @@ def load_tensors(path: Path) -> Any:
     import torch
 
     with path.open("rb") as file:
-        if file.read(4) == b"PK\x03\x04":
-            with ZipFile(file) as archive:
-                for member in archive.infolist():
-                    if member.filename.endswith("data.pkl"):
-                        if member.file_size > _LARGEST:
-                            raise pickle.UnpicklingError(
-                                f"its {member.filename[:100]!r} has more than {_LARGEST} bytes"
-                            )
-                        with archive.open(member) as content:
-                            _check_words(content)
-        else:
-            file.seek(0)
-            for _ in range(_LEGACY_PICKLES):
-                _check_words(file)
+        for stream in _pickles(file):
+            _check_words(stream)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _pickles(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """The pickles of a torch file, each to be read to its end before the next."""
+    if file.read(4) != b"PK\x03\x04":
+        file.seek(0)
+        yield from repeat(file, _LEGACY_PICKLES)
+        return
+    with ZipFile(file) as archive:
+        for member in archive.infolist():
+            if not member.filename.endswith("data.pkl"):
+                continue
+            if member.file_size > _LARGEST:
+                raise pickle.UnpicklingError(f"its {member.filename[:100]!r} has more than {_LARGEST} bytes")
+            with archive.open(member) as stream:
+                yield stream
 
 
 def _check_words(stream: IO[bytes]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from harness import registry
 
-from .shown_commands import FENCED, ROOT
+from .shown_commands import ROOT, blocks
 
 PLUGIN_FILE = Path(__file__).with_name("plugin_file.py")
 PLUGIN_PACKAGE = ROOT / "tests" / "plugin_package"
@@ -57,8 +57,7 @@ def store(home: Path, database: bytes) -> Path:
 @pytest.fixture
 def plugin_files(tmp_path: Path) -> None:
     """The plugin files of README's and of the docs' examples, as their readers have them."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = [block["body"] for block in FENCED.finditer(readme) if block["language"] == "python"]
+    (code,) = blocks(ROOT / "README.md", "python")
     (tmp_path / "my_method.py").write_text(code)
     page = (ROOT / "docs" / "encoders-and-backbones.md").read_text(encoding="utf-8")
     for name, code in re.findall(r'^```python title="(\w+\.py)"\n(.*?)^```', page, re.MULTILINE | re.DOTALL):

@@ -69,6 +69,12 @@ def shown(page: Path) -> Iterator[Shown]:
         yield Shown(f"{name}:{number}", " ".join(span[1].split()), in_text=True)
 
 
+def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of a page in one language."""
+    text = page.read_text(encoding="utf-8")
+    return [block["body"] for block in FENCED.finditer(text) if block["language"] == language]
+
+
 SHOWN = [each for page in PAGES for each in shown(page)]
 
 

@@ -20,7 +20,7 @@ from harness.testing.feature_files import mmsa, write_iemocap, write_mer2024, wr
 from harness.testing.models import write_clip, write_vilt
 from harness.testing.releases import write_food101, write_hateful_memes, write_mmimdb
 
-from .shown_commands import FENCED, PAGES, ROOT, SHOWN, shown, words_of
+from .shown_commands import PAGES, ROOT, SHOWN, blocks, shown, words_of
 
 #: Lines of `harness` that are not run here, by a pattern, and the tests that run the like.
 ELSEWHERE = {
@@ -119,9 +119,11 @@ PREPARED: Mapping[str, Callable[[Machine, Path], object]] = {
 }
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    text = page.read_text(encoding="utf-8")
-    return [block["body"] for block in FENCED.finditer(text) if block["language"] == language]
+#: Files that a page promises.
+WRITTEN = {
+    "README.md": ["report/report.html", "bundle.zip", "masks.parquet"],
+    "docs/quickstart.md": ["report/report.html", "bundle.zip", "masks.parquet"],
+}
 
 
 def typed(page: Path) -> list[str]:
@@ -131,6 +133,7 @@ def typed(page: Path) -> list[str]:
 
 
 def test_what_is_not_run_here_is_run_elsewhere() -> None:
+    assert len(typed(ROOT / "docs" / "quickstart.md")) >= 10
     for pattern, file in ELSEWHERE.items():
         assert any(re.search(pattern, each.line) for each in SHOWN), f"{pattern} matches nothing"
         assert (ROOT / "tests" / file).is_file(), file
@@ -157,7 +160,9 @@ def test_a_page_runs_from_top_to_bottom(
     for line in typed(page):
         capsys.readouterr()
         assert main(machine.words(line, store)) == 0, f"{line}\n{capsys.readouterr().err}"
-        assert any(capsys.readouterr()), line
+        said = capsys.readouterr()
+        assert said.out or (said.err and " -o " in line), line
+    assert all(Path(file).is_file() for file in WRITTEN.get(name, []))
 
 
 def test_the_example_encoder_keeps_the_contract(plugin_files: None, tmp_path: Path) -> None:
