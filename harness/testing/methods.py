@@ -30,6 +30,7 @@ from harness.masking import ObservedDataset
 from harness.method import Method, MethodContext, class_prior_logits, task_loss
 from harness.seeding import seed_everything
 from harness.testing.data import TASK_KINDS, TinyData, one_pattern, tiny_observed
+from harness.testing.stand_in import stand_in
 from harness.trainer import restore_state, trainable_state
 from harness.types import Batch, StepOutput, TaskKind, TaskSpec, iterate_patterns, pattern_name
 
@@ -344,6 +345,25 @@ class MethodContract:
         object.__setattr__(fresh.context, "train_seed", 0)
         assert torch.equal(predict(fresh, data.test), predict(method, data.test))
 
+    # -- devices -----------------------------------------------------------------------------------------------------
+
+    @everywhere
+    def test_another_device(self, task: TaskKind, modalities: int) -> None:
+        """Trained and asked on another device, it computes what it does on the CPU, and leaves no tensor behind there.
+
+        The device is `harness.testing.stand_in`: it shows what a GPU would refuse, on a machine without one.
+        """
+        try:
+            device = stand_in()
+        except NotImplementedError as error:
+            pytest.skip(str(error))
+        data = tiny_observed(task, modalities)
+        here, there = self.build_trained(data), self.build(data).to(device)
+        train(there, data.train, steps=3, device=device)
+        found = predict(there, data.test, device)
+        assert found.device == device, "logits lie where the batch does"
+        assert torch.allclose(found.cpu(), predict(here, data.test), rtol=1e-4, atol=1e-5)
+
     # -- inspection --------------------------------------------------------------------------------------------------
 
     @everywhere
@@ -403,12 +423,14 @@ def whole(view: ObservedDataset) -> Batch:
     return view.batch(np.arange(len(view)))
 
 
-def training(method: Method, view: ObservedDataset, *, steps: int, seed: int = 0) -> Iterator[StepOutput]:
+def training(
+    method: Method, view: ObservedDataset, *, steps: int, seed: int = 0, device: torch.device | str = "cpu"
+) -> Iterator[StepOutput]:
     """Runs optimiser steps of every stage on whole-split batches and yields after each; gradients are still there.
 
-    A method without trainable parameters is only asked for its loss.
+    A method without trainable parameters is only asked for its loss.  The method lies on `device` already.
     """
-    batch = whole(view)
+    batch = whole(view).to(device)
     for number, stage in enumerate(method.stages()):
         seed_everything(seed, "contract", number)
         method.stage = stage.name
@@ -426,9 +448,11 @@ def training(method: Method, view: ObservedDataset, *, steps: int, seed: int = 0
             yield output
 
 
-def train(method: Method, view: ObservedDataset, *, steps: int, seed: int = 0) -> None:
+def train(
+    method: Method, view: ObservedDataset, *, steps: int, seed: int = 0, device: torch.device | str = "cpu"
+) -> None:
     """Runs `training` to its end."""
-    for _ in training(method, view, steps=steps, seed=seed):
+    for _ in training(method, view, steps=steps, seed=seed, device=device):
         pass
 
 
@@ -440,9 +464,9 @@ def logits_of(method: Method, batch: Batch) -> Tensor:
     return logits.float()
 
 
-def predict(method: Method, view: ObservedDataset) -> Tensor:
-    """Logits `[n, C]` of a view."""
-    return logits_of(method, whole(view))
+def predict(method: Method, view: ObservedDataset, device: torch.device | str = "cpu") -> Tensor:
+    """Logits `[n, C]` of a view, from a method that lies on `device`."""
+    return logits_of(method, whole(view).to(device))
 
 
 def loss_of(method: Method, view: ObservedDataset) -> float:

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from harness.cli import main
 from harness.config import PathsConfig
 from harness.files import Folders
+from harness.methods.common.backbones.vilt import ViltBackbone
 from harness.mlflow_store import connect
 from harness.testing.models import write_clip, write_vilt
 from harness.testing.releases import write_food101, write_hateful_memes, write_mmimdb
+from harness.testing.stand_in import stand_in
 
 METHODS = ("redeem", "ragpt", "map", "msp")
 DATASETS = {"hateful_memes": "auroc", "mmimdb": "f1_micro", "food101": "accuracy"}
@@ -118,6 +122,30 @@ def test_reproducing_takes_what_is_finished_and_compares_no_part_of_a_release(
     assert line["reason"] in printed.out
     assert "note: run with backbone.weights=" in printed.out
     assert "1 of 1 runs have an audit that says" in printed.out  # the memory holds validation samples
+
+
+def test_training_audits_and_inspection_on_another_device(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a tensor that was left on the CPU is an error, as on a GPU."""
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", str(stand_in()))
+    asked: list[torch.device] = []
+    compute = ViltBackbone.encode_pooled
+
+    def watched(backbone: ViltBackbone, hidden: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        asked.append(hidden.device)
+        return compute(backbone, hidden, *arguments, **options)
+
+    monkeypatch.setattr(ViltBackbone, "encode_pooled", watched)
+    cell = ["method=redeem", "dataset=hateful_memes", "protocol=both_0.7", "backbone=vilt_b32"]
+    *options, _ = place.options
+    known = {record["run_id"] for record in records(place)}
+    encoders = ["encoders.text=clip_vit_l14_336", "encoders.image=clip_vit_l14_336"]
+    assert main(["run", *cell, *encoders, *options, "device=auto"]) == 0
+    (run,) = {record["run_id"] for record in records(place)} - known
+    for command in ("audit", "inspect"):
+        before = len(asked)
+        assert main([command, run, f"paths.home={place.home}"]) == 0
+        assert len(asked) > before
+    assert set(asked) == {stand_in()}
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ class Sound(Method):
         self.outer = nn.Linear(config.width, self.task.num_outputs)
 
     def features(self, batch: Batch) -> Tensor:
-        total = torch.zeros(len(batch), self.config.width)
+        total = torch.zeros(len(batch), self.config.width, device=batch.device)
         for name, part in batch.inputs.items():
             total = total.index_add(0, part.rows, self.inner[name](part.pooled).relu().float())
         return total
@@ -154,6 +154,17 @@ class BreaksInHalfPrecision(Sound):
         return logits + 0.0 * torch.from_numpy(logits.detach().numpy())
 
 
+class StaysOnTheCpu(Sound):
+    """A tensor that is no buffer is not moved."""
+
+    def __init__(self, config: SoundConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        self.scale = torch.ones(config.width)
+
+    def features(self, batch: Batch) -> Tensor:
+        return super().features(batch) * self.scale
+
+
 class NeedsTwoTokens(Sound):
     def features(self, batch: Batch) -> Tensor:
         assert all(part.tokens.shape[1] > 1 for part in batch.inputs.values()), "needs two tokens"
@@ -230,6 +241,11 @@ def test_a_dead_declared_term_is_named() -> None:
 def test_half_precision_is_tried() -> None:
     with pytest.raises(TypeError, match="BFloat16"):
         run("test_mixed_precision", contract(BreaksInHalfPrecision))
+
+
+def test_what_is_left_on_the_cpu_is_found() -> None:
+    with pytest.raises(RuntimeError, match=r"a tensor \[64\] is on cpu, others are on stand_in"):
+        run("test_another_device", contract(StaysOnTheCpu))
 
 
 def test_documentation_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

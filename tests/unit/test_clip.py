@@ -18,6 +18,7 @@ from harness.files import Folders
 from harness.methods.common.encoders.clip import prepare_picture
 from harness.methods.common.encoders.config import ClipConfig
 from harness.testing.models import write_clip
+from harness.testing.stand_in import stand_in
 from harness.workspace import Workspace
 
 SIZE, WIDTH, LENGTH = 32, 16, 12
@@ -101,6 +102,17 @@ def test_a_batch_gives_what_single_values_give(folder: Path, values: list[Any], 
             np.testing.assert_allclose(pooled, single.pooled[row], atol=tolerance * np.abs(single.pooled[row]).max())
             cosine = pooled @ single.pooled[row] / np.linalg.norm(pooled) / np.linalg.norm(single.pooled[row])
             assert cosine > 0.999
+
+
+@pytest.mark.parametrize("feature", ["library", "bag_of_words"])
+@pytest.mark.parametrize("values", [["a red dog", "cat", "a cat sits", ""], pictures(3)], ids=["text", "image"])
+def test_everything_moves_to_another_device(folder: Path, values: list[Any], feature: str) -> None:
+    here, there = encoder(folder, text_feature=feature), encoder(folder, text_feature=feature)
+    there.use(str(stand_in()))
+    expected, found = here.encode(values), there.encode(values)
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    np.testing.assert_allclose(found.tokens, expected.tokens, atol=1e-5)
+    np.testing.assert_allclose(found.pooled, expected.pooled, atol=1e-5)
 
 
 def test_a_gpu_with_bf16_is_used_in_bf16(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from harness.methods.common.backbones.vilt import ViltBackbone, load_vilt, stret
 from harness.methods.common.backbones.vilt_inputs import ViltImageEncoder, ViltPatchEncoder, ViltTextEncoder
 from harness.methods.common.hub import Pretrained
 from harness.testing.data import tiny_presence, tiny_spec
+from harness.testing.stand_in import stand_in
 from harness.types import FeatureSpec
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -81,11 +82,9 @@ def inputs(folder: Path, length: int = TEXT) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def assembled(backbone: ViltBackbone, ids: Tensor, mask: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    whole = torch.ones(len(pixels), 1, dtype=torch.bool, device=pixels.device)
     return backbone.assemble(
-        {
-            "text": backbone.embed("text", ids, mask),
-            "image": backbone.embed("image", pixels, torch.ones(len(pixels), 1, dtype=torch.bool)),
-        }
+        {"text": backbone.embed("text", ids, mask), "image": backbone.embed("image", pixels, whole)}
     )
 
 
@@ -247,6 +246,29 @@ def test_the_fast_path_equals_the_library_in_values_and_gradients(
     for slow_grad, fast_grad in zip(slow_grads, fast_grads, strict=True):
         assert slow_grad.abs().max() > 1e-3
         assert (slow_grad - fast_grad).abs().max() < 1e-5 * slow_grad.abs().max()
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_branch_for_gpus_gives_the_same_values_and_gradients(
+    folder: Path, config: ViltB32Config, backbone: ViltBackbone, masked: bool
+) -> None:
+    """Fused attention, and nothing left on the CPU, on a device that refuses to mix."""
+    ids, mask, pixels = inputs(folder)
+    prompt, prefix = torch.randn(4, 3, WIDTH), (torch.randn(4, 2, WIDTH), torch.randn(4, 2, WIDTH))
+
+    def run(network: ViltBackbone, device: torch.device | str) -> list[Tensor]:
+        leaf = prompt.to(device).detach().requires_grad_()
+        hidden, keys = assembled(network, ids.to(device), mask.to(device), pixels.to(device))
+        seen, given = keys if masked else None, (prefix[0].to(device), prefix[1].to(device))
+        pooled = network.encode_pooled(hidden, seen, 3, {1: leaf}, {0: given})
+        pooled.square().sum().backward()  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+        encoded = network.pool(network.encode(hidden, seen, {1: leaf}, {0: given}), 3)
+        return [part.detach().cpu() for part in (pooled, encoded, leaf.grad)]
+
+    expected, found = run(backbone, "cpu"), run(ViltBackbone(config, FEATURES).eval().to(stand_in()), stand_in())
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
