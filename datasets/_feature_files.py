@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from harness.errors import DataError, UsageError
+from harness.errors import DataError, UsageError, first_few
 from harness.files import atomic_write, file_sha256
 from harness.types import FloatArray, IntArray, Split
 
 #: Modalities in the order that the MMIN family writes its patterns in: acoustic, visual, lexical.
 MODALITIES = ("audio", "video", "text")
-_NAMED = 5  # of what is missing
+NAMED = 5  # of what is missing
 
 T = TypeVar("T")
 
@@ -41,14 +41,7 @@ def check_files(folder: Path, names: Sequence[str], obtain: str) -> None:
     """
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise DataError(f"{folder} lacks {some(missing)}; {obtain}")
-
-
-def some(names: Iterable[str]) -> str:
-    """The first names, and how many there are when that is not all."""
-    every = list(names)
-    shown = ", ".join(every[:_NAMED])
-    return shown if len(every) <= _NAMED else f"{shown} and {len(every) - _NAMED} more"
+        raise DataError(f"{folder} lacks {first_few(missing, NAMED)}; {obtain}")
 
 
 def read(load: Callable[[Path], T], path: Path, obtain: str) -> T:

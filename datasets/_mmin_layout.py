@@ -23,6 +23,7 @@ import numpy as np
 from harness.dataset import DatasetConfig, LazySequence, check_table, table_fingerprint
 from harness.datasets._feature_files import (
     MODALITIES,
+    NAMED,
     check_files,
     check_finite,
     check_keys,
@@ -32,9 +33,8 @@ from harness.datasets._feature_files import (
     home,
     read,
     shortened,
-    some,
 )
-from harness.errors import DataError, DependencyError
+from harness.errors import DataError, DependencyError, first_few
 from harness.plugin import check_range
 from harness.restricted_pickle import load_npy
 from harness.types import SPLITS, DatasetSpec, DataTable, FloatArray, IntArray, ModalitySpec, Split, TaskSpec
@@ -216,7 +216,8 @@ class _Features:
             missing = [sample for sample in ids if sample not in file]
             if missing:
                 raise DataError(
-                    f"{self._path} lacks {len(missing)} of {len(ids)} utterances: {some(missing)}; {self._obtain}"
+                    f"{self._path} lacks {len(missing)} of {len(ids)} utterances: {first_few(missing, NAMED)}; "
+                    f"{self._obtain}"
                 )
             for sample in ids:
                 entry = file[sample]

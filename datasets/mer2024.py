@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.dataset import DatasetConfig, LazySequence, check_table, table_fingerprint
-from harness.datasets._feature_files import MODALITIES, check_files, check_finite, class_counts, home, read, some
-from harness.errors import DataError, UsageError
+from harness.datasets._feature_files import MODALITIES, NAMED, check_files, check_finite, class_counts, home, read
+from harness.errors import DataError, UsageError, first_few
 from harness.plugin import check_choice, check_range
 from harness.progress import track
 from harness.restricted_pickle import load_npy, load_npz
@@ -133,7 +133,9 @@ class Mer2024Config(DatasetConfig):
                 )
             both = sorted(set(others) & set(corpus))
             if both:
-                raise DataError(f"{path}: {len(both)} samples are in both corpora: {some(both)}; {self.obtain}")
+                raise DataError(
+                    f"{path}: {len(both)} samples are in both corpora: {first_few(both, NAMED)}; {self.obtain}"
+                )
             valid, test, corpus = held, list(others), {**corpus, **others}
         train = [name for part in parts.values() for name in part]
         ids = [*sorted(train), *sorted(valid), *sorted(test)]
@@ -146,12 +148,14 @@ class Mer2024Config(DatasetConfig):
         if not place.is_dir():
             there = sorted(path.name for path in place.parent.iterdir()) if place.parent.is_dir() else []
             raise DataError(
-                f"there is no folder {place}; {place.parent.name} holds {some(there) or 'nothing'}; "
+                f"there is no folder {place}; {place.parent.name} holds {first_few(there, NAMED) or 'nothing'}; "
                 f"choose others with dataset.audio, .video and .text, or {self.obtain}"
             )
         missing = [name for name in ids if not (place / f"{name}.npy").is_file()]
         if missing:
-            raise DataError(f"{place} lacks the vectors of {len(missing)} samples: {some(missing)}; {self.obtain}")
+            raise DataError(
+                f"{place} lacks the vectors of {len(missing)} samples: {first_few(missing, NAMED)}; {self.obtain}"
+            )
         width = 0
         for row, name in enumerate(track(ids, f"mer2024: checking {place.name}")):
             vector = _vector(place / f"{name}.npy")

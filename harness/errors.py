@@ -17,6 +17,13 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 
+def first_few(items: Iterable[str], most: int = 3) -> str:
+    """The first of a list for a message, and how many more there are."""
+    every = list(items)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
 class HarnessError(Exception):
     """Base of every error that ends in one line on stderr.
 

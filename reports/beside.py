@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 
+from harness.errors import first_few
 from harness.record import RunRecord
 from harness.reports.published import UNKNOWN, Published, published
 from harness.reports.reproduction import expected_range, value_of, why_not
@@ -104,6 +105,5 @@ def _refusal(table: Table, row: Row, number: Published) -> tuple[str, str] | Non
 def _line(name: str, reason: str, whats: Sequence[str]) -> str:
     """One line about numbers that were refused for one reason."""
     distinct = list(dict.fromkeys(whats))
-    more = f" and {len(distinct) - _LISTED} more" if len(distinct) > _LISTED else ""
     count = f"{len(whats)} published numbers are" if len(whats) > 1 else "1 published number is"
-    return f"{name}: {count} not compared, {reason}: {', '.join(distinct[:_LISTED])}{more}."
+    return f"{name}: {count} not compared, {reason}: {first_few(distinct, _LISTED)}."

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from harness.config import digest_of, identity_part
-from harness.errors import DataError, HarnessError
+from harness.errors import DataError, HarnessError, first_few
 from harness.findings import Findings
 from harness.predictions import split_conditions
 from harness.record import ConditionResult, RunRecord
@@ -354,10 +354,7 @@ def _note_inequality(table: Table) -> None:
             known.setdefault(name, {})[str(value)] = None
     unequal = [f"{name} ({', '.join(values)})" for name, values in known.items() if len(values) > 1]
     if unequal:
-        more = f" and {len(unequal) - _UNEQUAL} more" if len(unequal) > _UNEQUAL else ""
-        table.notes.append(
-            f"Rows differ in how they were trained or what they read: {', '.join(unequal[:_UNEQUAL])}{more}."
-        )
+        table.notes.append(f"Rows differ in how they were trained or what they read: {first_few(unequal, _UNEQUAL)}.")
 
 
 def grid_rates(names: Sequence[str]) -> list[float]:
@@ -400,10 +397,9 @@ def _differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
     names = [name for name in dict.fromkeys(chain.from_iterable(configs)) if len(values([name])) > 1]
     enough = (count for count in range(_TOLD, len(names)) if len(values(names[:count])) == len(configs))
-    told = names[: next(enough, len(names))]
-    more = f" and {len(names) - len(told)} more" if len(told) < len(names) else ""
+    told = next(enough, len(names))
     return [
-        ", ".join(f"{name}={_short(name, config.get(name, 'unset'))}" for name in told) + more for config in configs
+        first_few([f"{name}={_short(name, config.get(name, 'unset'))}" for name in names], told) for config in configs
     ]
 
 

@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.audit.near_copies import NEAR, NearCopies
-from harness.audit.subject import examples
-from harness.errors import DataError
+from harness.errors import DataError, first_few
 from harness.features import FeatureArray
 from harness.files import atomic_write, locked
 from harness.masking import MaskTable
@@ -71,7 +70,7 @@ def _ids(masks: MaskTable) -> AuditResult:
             if name in seen:
                 shared.append(f"{name!r} in {seen[name]} and {split}")
             seen[name] = split
-    detail = examples(shared) if shared else f"{len(seen)} ids, unique and disjoint over splits"
+    detail = first_few(shared) if shared else f"{len(seen)} ids, unique and disjoint over splits"
     return AuditResult("ids", not shared, detail)
 
 
@@ -121,7 +120,7 @@ def _near(table: DataTable, features: Mapping[str, FeatureArray]) -> AuditResult
     ways = sorted({NEAR.get(modality.kind, "identical") for modality in table.spec.modalities})
     detail = f"near-copies of training values among {total} samples of valid and test: {told} ({', '.join(ways)})"
     if whole:
-        detail = f"{len(whole)} samples nearly copy a training sample in every modality: {examples(whole)}; {detail}"
+        detail = f"{len(whole)} samples nearly copy a training sample in every modality: {first_few(whole)}; {detail}"
     return AuditResult("near_duplicates", not whole, detail, "warning")
 
 

@@ -9,7 +9,8 @@ from itertools import combinations
 
 import numpy as np
 
-from harness.audit.subject import Subject, examples, probe_size
+from harness.audit.subject import Subject, probe_size
+from harness.errors import first_few
 from harness.masking import MaskTable, ObservedDataset
 from harness.protocol import Protocol
 from harness.record import AuditResult
@@ -81,7 +82,7 @@ def check_columns(table: DataTable, masks: MaskTable) -> AuditResult:
                 alike.append(f"{masks.modalities[one]} and {masks.modalities[two]} ({part})")
     if alike:
         return AuditResult(
-            "mask_columns", False, f"always missing together: {examples(alike)}; was one draw used twice?", "warning"
+            "mask_columns", False, f"always missing together: {first_few(alike)}; was one draw used twice?", "warning"
         )
     return AuditResult("mask_columns", True, "no two modalities miss the same samples")
 
@@ -110,7 +111,7 @@ def check_binding(subject: Subject) -> AuditResult:
     if wrong:
         distinct = list(dict.fromkeys(wrong))
         return AuditResult(
-            "mask_binding", False, f"not shown what the mask table says: {examples(distinct)}; {len(distinct)} samples"
+            "mask_binding", False, f"not shown what the mask table says: {first_few(distinct)}; {len(distinct)} samples"
         )
     return AuditResult("mask_binding", True, f"{count} samples, asked for in two orders, are shown what the table says")
 

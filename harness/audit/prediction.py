@@ -14,7 +14,6 @@ from torch import Tensor
 from harness.audit.subject import (
     PROBE,
     Subject,
-    examples,
     guarded,
     incomplete_first,
     poisoned,
@@ -22,6 +21,7 @@ from harness.audit.subject import (
     take,
 )
 from harness.backbone import Backbone
+from harness.errors import first_few
 from harness.features import FeatureArray
 from harness.masking import ObservedDataset
 from harness.record import AuditResult, Severity
@@ -98,7 +98,7 @@ def _eval_mode(subject: Subject, plain: ObservedDataset, first: FloatArray) -> A
     awake = [name or type(module).__name__ for name, module in method.named_modules() if module.training]
     method.train(before)
     if awake:
-        return AuditResult("eval_mode", False, f"still in train mode after eval(): {examples(awake)}", "warning")
+        return AuditResult("eval_mode", False, f"still in train mode after eval(): {first_few(awake)}", "warning")
     if np.array_equal(first, ask(subject, plain, seed=1)):
         return AuditResult("eval_mode", True, f"{len(plain)} samples asked again: the same bits, under any seed")
     if np.array_equal(first, ask(subject, plain)):

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from harness.audit.subject import PROBE, Subject, Views, examples, incomplete_first, poison, poisoned, take
+from harness.audit.subject import PROBE, Subject, Views, incomplete_first, poison, poisoned, take
+from harness.errors import first_few
 from harness.features import FeatureArray
 from harness.masking import ObservedDataset
 from harness.record import AuditResult
@@ -55,12 +56,12 @@ def check_rebuilt(subject: Subject) -> list[AuditResult]:
         AuditResult(
             "non_interference_train",
             not hidden,
-            what + (f"{seen} ({examples(hidden)}): training sees hidden values" if hidden else same),
+            what + (f"{seen} ({first_few(hidden)}): training sees hidden values" if hidden else same),
         ),
         AuditResult(
             "training_statistics",
             not foreign,
-            others + (f"{seen} ({examples(foreign)}): training uses values of other splits" if foreign else same),
+            others + (f"{seen} ({first_few(foreign)}): training uses values of other splits" if foreign else same),
         ),
     ]
 

@@ -135,8 +135,3 @@ def poisoned(view: ObservedDataset, features: Mapping[str, FeatureArray]) -> tup
 def incomplete_first(view: ObservedDataset) -> IntArray:
     """Row numbers of a view, samples that miss something first."""
     return np.argsort(view.present.all(axis=1), kind="stable")
-
-
-def examples(items: Sequence[str], most: int = 3) -> str:
-    """The first few of a list, for details."""
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

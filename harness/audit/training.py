@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.audit.subject import Subject, examples
+from harness.audit.subject import Subject
+from harness.errors import first_few
 from harness.method import Method
 from harness.record import AuditResult
 from harness.trainer import FitResult
@@ -71,7 +72,7 @@ def _parameters(subject: Subject) -> AuditResult:
     loose = unregistered(subject.method)
     if loose:
         return AuditResult(
-            "parameters", False, f"tensors that want gradients but are no parameters: {examples(loose)}", "warning"
+            "parameters", False, f"tensors that want gradients but are no parameters: {first_few(loose)}", "warning"
         )
     if subject.fit.learned is None:
         return AuditResult("parameters", True, "no tensor is out of the optimiser's reach; updates were not noted")
@@ -85,7 +86,7 @@ def _parameters(subject: Subject) -> AuditResult:
     whole = sorted({name.partition(".")[0] for name in idle} - alive)
     # A part that idles may have nothing to do here (the generator of a modality that is never missing); a whole
     # component that idles is not in the loss or not in the optimiser.
-    what = f"nothing of {examples(whole)}" if whole else f"not {examples(idle)}"
+    what = f"nothing of {first_few(whole)}" if whole else f"not {first_few(idle)}"
     detail = f"{len(idle)} of {len(sizes)} trainable tensors ({share:.1%} of the weights) were never updated: {what}"
     return AuditResult("parameters", not whole, detail, "warning" if whole else "note")
 
