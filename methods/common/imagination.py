@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -17,6 +17,7 @@ from harness.methods.common.fc_classifier import FcClassifier
 from harness.methods.common.imagination_config import ImaginationConfig
 from harness.methods.common.initialization import kaiming_
 from harness.methods.common.modality_encoders import encode_present, encoder_kind, modality_encoder
+from harness.methods.common.moments import Kind, fit_standardizers, standardizers
 from harness.methods.common.official_layout import AUDIO_TEXT_VIDEO, block_order, reorder_blocks, reorder_cascade
 from harness.methods.common.simulation import draw_patterns
 from harness.types import Batch, StepOutput
@@ -54,6 +55,7 @@ class ImaginationMethod(Method):
         pretrain_width: Input width of the pretraining classifier, in multiples of M·d.
 
     Attributes:
+        scalers: Per modality, standardise features; the identity before `prepare` and without `standardize`.
         encoders: Per modality; absent ones are encoded as an all-zero input.
         teacher: Frozen copies.
         pretrain_classifier: Used in the first stage only.
@@ -71,6 +73,7 @@ class ImaginationMethod(Method):
     def __init__(self, config: ImaginationConfig, context: MethodContext, *, pretrain_width: int = 1) -> None:
         super().__init__(config, context)
         joint, outputs = len(self.modalities) * config.width, self.task.num_outputs
+        self.scalers = standardizers(context.features, self._kind)
         self.encoders = self._build_encoders()
         self.teacher = self._build_encoders().requires_grad_(False)
         self.pretrain_classifier = FcClassifier(pretrain_width * joint, outputs, dropout=config.pretrain_dropout)
@@ -81,6 +84,11 @@ class ImaginationMethod(Method):
         """Sets the initial weights; to be called when all modules are built."""
         if self.config.initialization == "kaiming":
             kaiming_(self)
+
+    def prepare(self, train: ObservedDataset) -> None:
+        """Measures the observed training values."""
+        if self.config.standardize:
+            fit_standardizers(self.scalers, train)
 
     def stages(self) -> Sequence[Stage]:
         """Pretraining of the encoders, then the method itself."""
@@ -144,10 +152,26 @@ class ImaginationMethod(Method):
         slots = torch.ones_like(dropped) if self.config.targets == "all" else dropped
         return Simulation(known, known.without(dropped), known.without(kept), slots)
 
+    def encoded(self, batch: Batch) -> Tensor:
+        """Embeddings `[B, M, d]`; absent modalities are encoded as an all-zero input."""
+        return encode_present(self.encoders, self._scaled(batch))
+
     @torch.no_grad()
     def taught(self, batch: Batch) -> Tensor:
-        """The teacher's embeddings `[B, M, d]`; absent modalities are encoded as an all-zero input."""
-        return encode_present(self.teacher, batch)
+        """The teacher's embeddings, likewise."""
+        return encode_present(self.teacher, self._scaled(batch))
+
+    @property
+    def _kind(self) -> Kind:
+        return "pooled" if self.config.encoder == "pooled" else "tokens"
+
+    def _scaled(self, batch: Batch) -> Batch:
+        """The batch with standardised inputs."""
+        inputs = {
+            name: replace(part, **{self._kind: self.scalers[name](getattr(part, self._kind))})
+            for name, part in batch.inputs.items()
+        }
+        return replace(batch, inputs=inputs)
 
     def _build_encoders(self) -> nn.ModuleDict:
         config, context = self.config, self.context

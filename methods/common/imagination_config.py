@@ -16,6 +16,8 @@ class ImaginationConfig(MethodConfig):
     Attributes:
         width: Embedding width d of every modality.
         encoder: `pooled` (one layer on the pooled vector), or `tokens`: TextCNN for text, LSTM for the rest (paper).
+        standardize: Whether features are brought to mean 0 and deviation 1 over the observed training values, so that a
+            missing modality's zero input is its mean and no modality rules the squared errors by its scale.
         padding: Of `tokens`: `masked` leaves padding out, `included` reads it as zero tokens (released code).
         encoder_dropout: Dropout of the `pooled` encoder.
         pretrain_dropout: Dropout of the pretraining classifier.
@@ -33,6 +35,7 @@ class ImaginationConfig(MethodConfig):
 
     width: int = 256
     encoder: str = "pooled"
+    standardize: bool = True
     padding: str = "masked"
     encoder_dropout: float = 0.3
     pretrain_dropout: float = 0.3

@@ -34,6 +34,7 @@ class IfMminConfig(ImaginationConfig):
     cmd_min_rows: int = 8
     recursion: str = "v2024"
 
+    version: ClassVar[str] = "2"  # 1: features as they come
     target: ClassVar[str] = "harness.methods.if_mmin.model:IfMmin"
     summary: ClassVar[str] = (
         "imagination of missing embeddings conditioned on modality-invariant features (ICASSP 2023)"
@@ -47,6 +48,7 @@ class IfMminConfig(ImaginationConfig):
         "paper": {
             "width": 128,
             "encoder": "tokens",
+            "standardize": False,
             "initialization": "kaiming",
             "targets": "all",
             "full_pattern": False,
@@ -56,6 +58,7 @@ class IfMminConfig(ImaginationConfig):
         "official": {
             "width": 128,
             "encoder": "tokens",
+            "standardize": False,
             "initialization": "kaiming",
             "padding": "included",
             "targets": "all",

@@ -9,7 +9,6 @@ from torch import Tensor
 from harness.inspector import Inspector
 from harness.method import Method
 from harness.methods.common.inspector import ImaginationInspector
-from harness.methods.common.modality_encoders import encode_present
 from harness.methods.if_mmin.model import IfMmin, imagine
 from harness.types import Batch
 
@@ -28,7 +27,7 @@ class IfMminInspector(ImaginationInspector):
     def recovered(self, batch: Batch) -> Mapping[str, Tensor]:
         """Imagined embeddings."""
         method = self._method
-        embedded = encode_present(method.encoders, batch)
+        embedded = method.encoded(batch)
         invariant = method.invariant(embedded).flatten(1)
         return self._named(imagine(method.imagination, embedded.flatten(1), invariant, method.config.recursion)[0])
 

@@ -10,7 +10,6 @@ from harness.method import MethodContext, Stage
 from harness.methods.common.cmd import mean_pairwise_cmd
 from harness.methods.common.cra import CascadedResidualAutoencoder
 from harness.methods.common.imagination import MAIN, PRETRAIN, ImaginationMethod, Simulation, slot_mse
-from harness.methods.common.modality_encoders import encode_present
 from harness.methods.if_mmin.config import IfMminConfig
 from harness.types import Batch, StepOutput
 
@@ -43,7 +42,7 @@ class IfMmin(ImaginationMethod):
 
     def pretraining_step(self, known: Batch) -> StepOutput:
         """Task loss on specific and invariant features, and the discrepancy of the observed invariant ones."""
-        embedded = encode_present(self.encoders, known)
+        embedded = self.encoded(known)
         invariant = self.invariant(embedded)
         task = self.task_loss(self._pretraining_logits(embedded, invariant), known.labels)
         if not self.config.cmd_weight:
@@ -58,7 +57,7 @@ class IfMmin(ImaginationMethod):
 
     def main_losses(self, simulation: Simulation) -> dict[str, Tensor]:
         """Task loss, imagination of dropped embeddings, and invariant features as the teacher has them."""
-        embedded = encode_present(self.encoders, simulation.shown)
+        embedded = self.encoded(simulation.shown)
         invariant = self.invariant(embedded)
         imagined, latent = imagine(self.imagination, embedded.flatten(1), invariant.flatten(1), self.config.recursion)
         logits, _ = self.classifier(latent)
@@ -72,7 +71,7 @@ class IfMmin(ImaginationMethod):
 
     def predict_step(self, batch: Batch) -> Tensor:
         """Logits `[B, C]` of the current stage."""
-        embedded = encode_present(self.encoders, batch)
+        embedded = self.encoded(batch)
         invariant = self.invariant(embedded)
         if self.stage == PRETRAIN:
             return self._pretraining_logits(embedded, invariant)

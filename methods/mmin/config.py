@@ -26,6 +26,7 @@ class MminConfig(ImaginationConfig):
     cycle_weight: float = 2.0
     share_weight: bool = False
 
+    version: ClassVar[str] = "2"  # 1: features as they come
     target: ClassVar[str] = "harness.methods.mmin.model:Mmin"
     summary: ClassVar[str] = "imagines missing embeddings by a residual autoencoder cascade, with a cycle (ACL 2021)"
     citation: ClassVar[str] = (
@@ -37,6 +38,7 @@ class MminConfig(ImaginationConfig):
         "paper": {
             "width": 128,
             "encoder": "tokens",
+            "standardize": False,
             "initialization": "kaiming",
             "targets": "all",
             "full_pattern": False,
@@ -44,6 +46,7 @@ class MminConfig(ImaginationConfig):
         "official": {
             "width": 128,
             "encoder": "tokens",
+            "standardize": False,
             "initialization": "kaiming",
             "padding": "included",
             "targets": "all",

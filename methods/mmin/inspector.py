@@ -9,7 +9,6 @@ from torch import Tensor
 from harness.inspector import Inspector
 from harness.method import Method
 from harness.methods.common.inspector import ImaginationInspector
-from harness.methods.common.modality_encoders import encode_present
 from harness.methods.mmin.model import Mmin
 from harness.types import Batch
 
@@ -27,7 +26,7 @@ class MminInspector(ImaginationInspector):
 
     def recovered(self, batch: Batch) -> Mapping[str, Tensor]:
         """Imagined embeddings."""
-        embedded = encode_present(self._method.encoders, batch)
+        embedded = self._method.encoded(batch)
         return self._named(self._method.imagination(embedded.flatten(1))[0])
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from harness.method import MethodContext
 from harness.methods.common.cra import CascadedResidualAutoencoder
 from harness.methods.common.imagination import MAIN, PRETRAIN, ImaginationMethod, Simulation, slot_mse
-from harness.methods.common.modality_encoders import encode_present
 from harness.methods.mmin.config import MminConfig
 from harness.types import Batch, StepOutput
 
@@ -46,7 +45,7 @@ class Mmin(ImaginationMethod):
 
         The backward target carries no gradient.  Samples without a supervised slot contribute to the task loss only.
         """
-        embedded = encode_present(self.encoders, simulation.shown)
+        embedded = self.encoded(simulation.shown)
         imagined, latent = self.imagination(embedded.flatten(1))
         logits, _ = self.classifier(latent)
         losses = {
@@ -64,10 +63,10 @@ class Mmin(ImaginationMethod):
         """Logits `[B, C]` of the current stage."""
         if self.stage == PRETRAIN:
             return self._pretraining_logits(batch)
-        _, latent = self.imagination(encode_present(self.encoders, batch).flatten(1))
+        _, latent = self.imagination(self.encoded(batch).flatten(1))
         logits: Tensor = self.classifier(latent)[0]
         return logits
 
     def _pretraining_logits(self, batch: Batch) -> Tensor:
-        logits: Tensor = self.pretrain_classifier(encode_present(self.encoders, batch).flatten(1))[0]
+        logits: Tensor = self.pretrain_classifier(self.encoded(batch).flatten(1))[0]
         return logits

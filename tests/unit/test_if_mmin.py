@@ -16,7 +16,6 @@ from harness.method import MethodContext
 from harness.methods.common.cmd import central_moment_discrepancy
 from harness.methods.common.cra import CascadedResidualAutoencoder
 from harness.methods.common.imagination import MAIN, PRETRAIN
-from harness.methods.common.modality_encoders import encode_present
 from harness.methods.common.simulation import draw_patterns
 from harness.methods.if_mmin.config import IfMminConfig
 from harness.methods.if_mmin.model import IfMmin, imagine
@@ -100,7 +99,8 @@ def test_decoders_that_learn(recursion: str) -> None:
 
 
 def observed_invariants(method: IfMmin, batch: Batch) -> list[Tensor]:
-    return [method.invariant(encoder(batch.inputs[name])) for name, encoder in method.encoders.items()]
+    embedded = method.encoded(batch)
+    return [method.invariant(embedded[part.rows, column]) for column, part in enumerate(batch.inputs.values())]
 
 
 @pytest.mark.parametrize("bounded", [True, False])
@@ -153,8 +153,8 @@ def test_invariance_of_dropped_slots() -> None:
     torch.manual_seed(0)
     simulation = method.simulate(whole(data.train))
     losses = method.main_losses(simulation)
-    ours = method.invariant(encode_present(method.encoders, simulation.shown))
-    theirs = method.invariant_teacher(encode_present(method.teacher, simulation.known))
+    ours = method.invariant(method.encoded(simulation.shown))
+    theirs = method.invariant_teacher(method.taught(simulation.known))
     dropped = simulation.known.present & ~simulation.shown.present
     torch.testing.assert_close(losses["invariance"], F.mse_loss(ours[dropped], theirs[dropped]))
     assert reached(losses["invariance"], method.invariant)

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.audit.subject import take
 from harness.errors import UsageError
 from harness.method import MethodContext
 from harness.methods.common.cra import CascadedResidualAutoencoder
 from harness.methods.common.imagination import MAIN, PRETRAIN, Simulation, slot_mse
-from harness.methods.common.modality_encoders import encode_present
 from harness.methods.common.simulation import draw_patterns
 from harness.methods.mmin.config import MminConfig
 from harness.methods.mmin.model import Mmin
@@ -47,6 +47,31 @@ def gradient(loss: Tensor, module: nn.Module) -> Tensor:
     return torch.cat(
         [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)]
     )
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------
+
+
+def rescaled(data: TinyData) -> TinyData:
+    """The same data with the text features times 50, plus 3."""
+    text = data.features["text"]
+    tokens, pooled = (50 * values + 3 for values in (text.tokens, text.pooled))
+    features = {**data.features, "text": replace(text, tokens=tokens, pooled=pooled)}
+    views = {
+        split: view.with_features({name: take(array, view.rows) for name, array in features.items()})
+        for split, view in data.views.items()
+    }
+    return replace(data, features=features, views=views)
+
+
+@pytest.mark.parametrize("encoder", ["pooled", "tokens"])
+def test_the_scale_of_a_modality_does_not_matter(encoder: str) -> None:
+    """Zero, which stands for a missing modality, is the training mean of a standardised one."""
+    data = tiny_observed("multiclass", 2)
+    plain, other = (predict(build(part, encoder=encoder), part.test) for part in (data, rescaled(data)))
+    torch.testing.assert_close(plain, other, rtol=1e-3, atol=1e-4)
+    raw = [predict(build(part, encoder=encoder, standardize=False), part.test) for part in (data, rescaled(data))]
+    assert not torch.allclose(*raw, rtol=0.1)
 
 
 # -- sizes -------------------------------------------------------------------------------------------------------
@@ -82,7 +107,7 @@ def test_gradient_routing() -> None:
     losses = method.main_losses(simulation)
     assert all(gradient(loss, method.encoders).any() for loss in losses.values())
 
-    embedded = encode_present(method.encoders, simulation.shown)
+    embedded = method.encoded(simulation.shown)
     imagined, _ = method.imagination(embedded.flatten(1))
     assert method.backward_imagination is not None
     samples = simulation.slots.any(1, keepdim=True).expand_as(simulation.slots)
