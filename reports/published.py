@@ -54,6 +54,7 @@ EXTERNAL_DATASETS: Mapping[str, str] = {
 #: Metrics that are not registered here.
 EXTERNAL_METRICS: Mapping[str, str] = {
     "f1": "F1, the average is not stated",
+    "accuracy_two_class": "accuracy of two classes, positive or not",
 }
 
 
