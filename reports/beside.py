@@ -1,18 +1,18 @@
 """Published numbers beside our own: compared only where data set, protocol, condition and metric are the same.
 
-Everything else that was published for a method on the data set of a table is refused with its reason, never shown in
-the same line.
+So must supervision and backbone be, where the presets of the number's table tell them.  Everything else that was
+published for a method on the data set of a table is refused with its reason, never shown in the same line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from harness.errors import first_few
 from harness.record import RunRecord
+from harness.reports.presets import shared_settings
 from harness.reports.published import UNKNOWN, Published, published
 from harness.reports.reproduction import expected_range, value_of, why_not
 from harness.reports.table import Beside, Row, Table, Verdict
@@ -53,12 +53,15 @@ def compare_published(
 
 
 def _reasons(number: Published, records: Sequence[RunRecord]) -> list[str]:
-    return [reason for reason in (why_not(number, record) for record in records) if reason]
+    shared = shared_settings().get((number.paper, number.table))
+    settings = shared.run if shared else {}
+    return [reason for reason in (why_not(number, record, settings) for record in records) if reason]
 
 
 def _beside(position: int, number: Published, records: Sequence[RunRecord]) -> Beside:
     values = [value for value in (value_of(number, record) for record in records) if value is not None]
-    ours, runs = float(np.mean(values)), _repetitions().get((number.paper, number.table), 1)
+    shared = shared_settings().get((number.paper, number.table))
+    ours, runs = float(np.mean(values)), shared.repetitions if shared else 1
     spread = low = high = None
     verdict: Verdict = "one run has no spread"
     if len(values) > 1:
@@ -70,14 +73,6 @@ def _beside(position: int, number: Published, records: Sequence[RunRecord]) -> B
     return Beside(
         position, number.condition, number.metric, number, runs, ours, spread, low, high, len(values), verdict
     )
-
-
-@cache
-def _repetitions() -> Mapping[tuple[str, str], int]:
-    """Runs behind the numbers of a paper's table, where a preset of the table says so."""
-    from harness.reports.presets import presets
-
-    return {(number.paper, number.table): one.repetitions for one in presets().values() for number in one.numbers}
 
 
 def _metrics(row: Row, condition: str) -> dict[str, float]:

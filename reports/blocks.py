@@ -112,15 +112,13 @@ def gains(tables: Sequence[Table]) -> dict[str, dict[str, float]]:
     for table in tables:
         key = table.key
         masks = f" · {_full(table)}" if len(twins[key.dataset, key.protocol]) > 1 else ""
-        names = [row.name for row in table.rows]
         for row in table.rows:
             if row.oracle or row.leaks:
                 continue
-            name = row.name if names.count(row.name) == 1 else f"{row.name} on {row.backbone}"
             for run in row.runs:
                 if run[key.metric] is not None:
                     block = f"{key.dataset} · {key.protocol}{masks} · seed {run['train_seed']}"
-                    blocks.setdefault(block, {})[name] = run[key.metric] * (1.0 if table.higher_is_better else -1.0)
+                    blocks.setdefault(block, {})[row.name] = run[key.metric] * (1.0 if table.higher_is_better else -1.0)
     return blocks
 
 

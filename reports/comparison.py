@@ -16,6 +16,7 @@ from harness.errors import DataError, UsageError
 from harness.predictions import split_conditions
 from harness.record import RunRecord
 from harness.reports.leaderboard import RunLike, headline, registered_metric, row_key
+from harness.reports.names import row_names
 from harness.reports.statistics import Difference, Metric, compare, detectable, holm
 from harness.reports.table import TableKey
 from harness.types import Aggregate, Predictions
@@ -226,6 +227,7 @@ def _compare(key: TableKey, a: Sequence[RunLike], b: Sequence[RunLike], seeds: S
         )
     result = headline(a[0].record)[1]
     how: Aggregate = "mean" if result is not None and result.kind == "mean" else "pool"
+    names = row_names(run.record for run in (*a, *b))
     shown_a, shown_b = [run.predictions() for run in a], [run.predictions() for run in b]
     whole = compare(metric, shown_a, shown_b, how=how)
     sign = 1.0 if entry.higher_is_better else -1.0
@@ -243,8 +245,8 @@ def _compare(key: TableKey, a: Sequence[RunLike], b: Sequence[RunLike], seeds: S
     ]
     return PairedCell(
         key,
-        a[0].record.display_name,
-        b[0].record.display_name,
+        names[a[0].record.run_id],
+        names[b[0].record.run_id],
         tuple(seeds),
         whole.samples,
         entry.higher_is_better,

@@ -234,7 +234,9 @@ class Details:
 
     Attributes:
         curves: Name -> one list of values per seed, one value per epoch.
-        best_epochs: Chosen epoch of each seed, -1 where nothing was trained.
+        seeds: Train seed of each of them: runs that failed have none.
+        best_epochs: Chosen epoch of each, -1 where nothing was trained.
+        task: Kind of the task, which says how to read `confusion`.
         labels: Names of the classes.
         confusion: Summed over seeds, as in `Summary`.
         reliability: All seeds together.
@@ -244,7 +246,9 @@ class Details:
     """
 
     curves: dict[str, list[list[float]]]
+    seeds: list[int]
     best_epochs: list[int]
+    task: str
     labels: list[str]
     confusion: Counts | None
     reliability: Reliability | None
@@ -276,9 +280,12 @@ def inspect(runs: Sequence[Inspected]) -> Details:
     labels = [str(name) for name in task.get("labels", [])]
     # Seeds that predict other samples than the first cannot be put together with it.
     alike = [summary for summary in summaries if summary.keys == summaries[0].keys]
+    trained = [run.record for run in finished if run.record.history]
     return Details(
-        learning_curves([run.record for run in finished]),
-        [run.record.cost.best_epoch for run in finished if run.record.history],
+        learning_curves(trained),
+        [record.seeds.get("train_seed", 0) for record in trained],
+        [record.cost.best_epoch for record in trained],
+        str(task.get("kind", "")),
         labels,
         _total([summary.confusion for summary in alike]),
         _total([summary.reliability for summary in alike]),

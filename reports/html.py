@@ -150,8 +150,17 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(part) for part in value]
     if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
+        return value if math.isfinite(value) else None
     return value
+
+
+def _rounded(value: Any) -> Any:
+    """Measured numbers to the four decimals of the tables; what is smaller than 0.01 stays, so that charts keep it."""
+    if isinstance(value, Mapping):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(part) for part in value]
+    return round(value, 4) if isinstance(value, float) and abs(value) >= 0.01 else value
 
 
 def sort_value(column: Column, row: Row) -> str | None:
@@ -319,7 +328,7 @@ def _table_data(
     configs = _Shared([_flat(row.config) for row in table.rows])
     environments = _Shared([_flat(found[0].record.environment) if found else {} for found in behind])
     rows = [
-        _row_data(table, row, found, detail, places) | {"config": config, "environment": environment}
+        _rounded(_row_data(table, row, found, detail, places)) | {"config": config, "environment": environment}
         for row, found, detail, config, environment in zip(
             table.rows, behind, details, configs.own(), environments.own(), strict=True
         )
@@ -337,6 +346,7 @@ def _table_data(
         "rates": dict(zip(table.conditions, table.rates, strict=True)) if table.rates else {},
         "config": configs.common,
         "environment": environments.common,
+        "task": next((detail.task for detail in details if detail), ""),
         "labels": next((detail.labels for detail in details if detail), []),
         "samples": {name: asdict(pictures[name]) for name in ids if name in pictures},
         "rows": rows,
@@ -381,6 +391,7 @@ def _row_data(
     step = curve_step(detail.curves)
     data["curve_step"] = step
     data["curves"] = {name: _coded([seed[::step] for seed in seeds]) for name, seeds in detail.curves.items()}
+    data["curve_seeds"] = detail.seeds
     data["best_epochs"] = detail.best_epochs
     if detail.confusion is not None and len(detail.confusion) <= MOST_CLASSES:
         data["confusion"] = detail.confusion.tolist()

@@ -130,7 +130,7 @@ def _overview(overview: Overview, number: int) -> str:
     orders = [overview.places(place) for place in range(len(overview.columns))]
     lines = []
     for row in overview.rows:
-        cells = [latex(row.name + (f" on {row.backbone}" if row.backbone else ""))]
+        cells = [latex(row.name)]
         for place, cell in enumerate(row.cells):
             value = None if cell is None else cell.score
             best, second = ([*orders[place], None, None])[:2]

@@ -23,6 +23,7 @@ from harness.predictions import split_conditions
 from harness.record import ConditionResult, RunRecord
 from harness.reports.beside import compare_published
 from harness.reports.blocks import BlockTest, block_tests
+from harness.reports.names import row_names
 from harness.reports.overview import Overview, overviews
 from harness.reports.statistics import (
     Difference,
@@ -92,10 +93,11 @@ class Leaderboard:
             runs: Runs in any order; several with one `run_id` count once (the last).
         """
         unique = list({run.record.run_id: run for run in runs}.values())
+        names = row_names(run.record for run in unique)
         groups: dict[TableKey, list[_Scored]] = {}
         for run in unique:
             key, result = headline(run.record)
-            groups.setdefault(key, []).append(_Scored(run, result))
+            groups.setdefault(key, []).append(_Scored(run, result, names[run.record.run_id]))
         ordered = sorted(groups.items(), key=lambda item: tuple(asdict(item[0]).values()))
         tables = [_table(key, scored) for key, scored in ordered]
         return cls(tables, overviews(tables), block_tests(tables))
@@ -105,6 +107,7 @@ class Leaderboard:
 class _Scored:
     run: RunLike
     result: ConditionResult | None
+    name: str
 
     @property
     def record(self) -> RunRecord:
@@ -202,7 +205,7 @@ def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> R
     record = items[0].record
     done = [item for item in items if item.score(key.metric) is not None]
     failed = [item.record for item in items if item.result is None]
-    row = Row(record.display_name, record.method, record.backbone, "finished" if done else record.status)
+    row = Row(items[0].name, record.method, record.backbone, "finished" if done else record.status)
     row.label, row.preset, row.changed = record.label, record.preset, list(record.changed)
     row.oracle, row.reference, row.config = record.oracle, record.reference, _row_config(record)
     row.seeds = sorted({item.record.seeds.get("train_seed", 0) for item in done})

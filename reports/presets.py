@@ -71,6 +71,31 @@ def presets(folder: Path = FOLDER) -> Mapping[str, Preset]:
     return dict(sorted(found.items()))
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What is known of the runs behind a published table.
+
+    Attributes:
+        repetitions: Runs behind each printed mean.
+        run: Overrides of `harness run` that all its cells share.
+    """
+
+    repetitions: int
+    run: Mapping[str, str]
+
+
+@cache
+def shared_settings() -> Mapping[tuple[str, str], Shared]:
+    """What the cells of a table share, by its paper and name."""
+    cells: dict[tuple[str, str], list[Preset]] = {}
+    for preset in presets().values():
+        cells.setdefault((preset.numbers[0].paper, preset.numbers[0].table), []).append(preset)
+    return {
+        table: Shared(found[0].repetitions, dict(sorted(set.intersection(*(set(one.run.items()) for one in found)))))
+        for table, found in cells.items()
+    }
+
+
 def select(names: Iterable[str], known: Mapping[str, Preset] | None = None) -> list[Preset]:
     """Cells by name, by the name of a folder, or by a pattern of one (`redeem/table1/*_both_0.7`), each once.
 

@@ -47,7 +47,8 @@ GUIDE = (
     "one comparison (not adjusted).",
     "Seconds are means over seeds; memory, bank sizes and parameters are maxima.",
     "A published number agrees where it lies in the range in which the mean of as many further runs of ours would fall "
-    "(Student's t over our seeds, 95 %); numbers under another protocol, condition or metric are not compared.",
+    "(Student's t over our seeds, 95 %); numbers under another protocol, condition or metric, or known to be of "
+    "another supervision or backbone, are not compared.",
 )
 
 
@@ -86,11 +87,13 @@ class Column:
 
 
 def count_text(value: float) -> str:
-    """A count: plain below ten thousand, then k and M with three digits."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size * (10 if unit == "k" else 1):
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
+    """A count: plain below ten thousand, then k, M, G or T with three digits."""
+    if value < 10_000:
+        return f"{value:.0f}"
+    # Rounded before the unit is chosen: 999 500 is 1M.
+    shown = float(f"{value:.3g}")
+    size, unit = next((size, unit) for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if shown >= size)
+    return f"{shown / size:.3g}{unit}"
 
 
 def seconds_text(value: float) -> str:

@@ -40,14 +40,14 @@
   const score = (value) => (isNumber(value) ? value.toFixed(4) : "–");
   function short(value) {
     if (!isNumber(value)) return "–";
-    const size = Math.abs(value);
-    for (const [limit, unit] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
-      const divisor = unit === "k" ? 1e3 : limit;
-      if (size >= limit) return Number((value / divisor).toPrecision(3)) + unit;
-    }
-    return String(Number(value.toPrecision(4)));
+    if (Math.abs(value) < 1e4) return String(Number(value.toPrecision(4)));
+    const rounded = Number(value.toPrecision(3));
+    const [size, unit] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([limit]) => Math.abs(rounded) >= limit);
+    return Number((rounded / size).toPrecision(3)) + unit;
   }
   const cut = (text, length) => (text.length > length ? text.slice(0, length - 1) + "…" : text);
+  // Names of rows begin with the method and end with what tells its rows apart.
+  const shorten = (name, length) => (name.length > length ? name.slice(0, length >> 1) + "…" + name.slice(-((length - 1) >> 1)) : name);
 
   // ---- sorting: best first, then the other way, then as it was ----
   const original = new Map();
@@ -167,16 +167,18 @@
       svg.append(draw("line", { class: "axis", x1: x(value), x2: x(value), y1: top - 4, y2: height - 20 }));
       svg.append(draw("text", { class: "soft", x: x(value), y: height - 6, "text-anchor": "middle" }, Number(value.toPrecision(6))));
     });
-    const best = Math.max(...rows.flatMap((row) => panels.map((name) => row.patterns[name])).filter(isNumber), 1e-9);
+    // One scale for all panels, around zero: a score may be negative.
+    const values = rows.flatMap((row) => panels.map((name) => row.patterns[name])).filter(isNumber);
+    const lowest = Math.min(0, ...values), unit = (wide - 34) / Math.max(Math.max(0, ...values) - lowest, 1e-9);
+    const start = (number) => left + main + 62 + number * (wide + gap), zero = (number) => start(number) - lowest * unit;
     panels.forEach((name, number) => {
-      const start = left + main + 62 + number * (wide + gap);
-      const title = draw("text", { x: start, y: 12, class: "panel-title" }, cut(name, 16));
+      const title = draw("text", { x: start(number), y: 12, class: "panel-title" }, cut(name, 16));
       title.append(draw("title", {}, name + ": " + (table.counts[name] || 0) + " test samples"));
-      svg.append(title, draw("line", { class: "axis", x1: start, x2: start, y1: top - 4, y2: height - 20 }));
+      svg.append(title, draw("line", { class: "axis", x1: zero(number), x2: zero(number), y1: top - 4, y2: height - 20 }));
     });
     rows.forEach((row, index) => {
       const y = top + line * (index + 0.5), colour = "var(--" + row.kind + ")";
-      const name = draw("text", { x: left - 12, y: y + 4, "text-anchor": "end" }, cut(row.name, 34));
+      const name = draw("text", { x: left - 12, y: y + 4, "text-anchor": "end" }, shorten(row.name, 34));
       name.append(draw("title", {}, row.name));
       svg.append(name);
       const group = draw("g", { fill: colour, stroke: colour });
@@ -185,11 +187,12 @@
       group.append(draw("title", {}, row.name + ": " + score(row.score) + " [" + score(row.low) + ", " + score(row.high) + "]"));
       svg.append(group);
       panels.forEach((name, number) => {
-        const value = row.patterns[name], start = left + main + 62 + number * (wide + gap);
+        const value = row.patterns[name];
         if (!isNumber(value)) return;
-        const bar = draw("rect", { x: start, y: y - 6, width: Math.max(1, ((wide - 34) * value) / best), height: 12, fill: colour, opacity: 0.55 });
+        const length = Math.max(1, Math.abs(value) * unit), end = zero(number) + (value < 0 ? 0 : length);
+        const bar = draw("rect", { x: value < 0 ? end - length : zero(number), y: y - 6, width: length, height: 12, fill: colour, opacity: 0.55 });
         bar.append(draw("title", {}, row.name + ", " + name + ": " + score(value)));
-        svg.append(bar, draw("text", { x: start + Math.max(1, ((wide - 34) * value) / best) + 4, y: y + 4, class: "soft" }, value.toFixed(2)));
+        svg.append(bar, draw("text", { x: end + 4, y: y + 4, class: "soft" }, value.toFixed(2)));
       });
     });
     return svg;
@@ -246,7 +249,7 @@
         const at = top + 8 + index * 17, entry = draw("g", { class: "entry" });
         const sign = draw("g", { stroke: colour, fill: colour });
         sign.append(draw("path", { d: "M" + (width - right + 14) + " " + at + "h26", fill: "none", "stroke-width": 1.8, "stroke-dasharray": DASHES[Math.floor(style / COLOURS + style) % DASHES.length] }), mark(style % 6, width - right + 27, at, 3));
-        entry.append(sign, draw("text", { x: width - right + 46, y: at + 4 }, cut(one.name, 21)), draw("title", {}, one.name));
+        entry.append(sign, draw("text", { x: width - right + 46, y: at + 4 }, shorten(one.name, 21)), draw("title", {}, one.name));
         svg.append(entry);
         groups.push(entry);
         for (const part of [entry, group]) {
@@ -313,7 +316,7 @@
       let level = y(row.score) - 4;
       while (taken.some(([a, b]) => Math.abs(b - level) < 13 && Math.abs(a - at) < 130)) level += 6;
       taken.push([at, level]);
-      svg.append(draw("text", { x: at, y: level }, cut(row.name, 22)));
+      svg.append(draw("text", { x: at, y: level }, shorten(row.name, 22)));
     });
     return svg;
   }
@@ -373,7 +376,7 @@
     for (let rank = first; rank <= last; rank++) svg.append(draw("path", Object.assign({ d: "M" + x(rank) + " " + axis + "v-6" }, ink)), draw("text", { class: "soft", x: x(rank), y: axis - 10, "text-anchor": "middle" }, rank));
     test.methods.forEach((name, index) => {
       const before = index < half, y = start + line * (before ? index : count - 1 - index) + 6, end = before ? left - 20 : width - right + 20;
-      const text = cut(name, 26) + " (" + test.ranks[index].toFixed(2) + ")";
+      const text = shorten(name, 26) + " (" + test.ranks[index].toFixed(2) + ")";
       const label = draw("text", { x: end + (before ? -6 : 6), y: y + 4, "text-anchor": before ? "end" : "start" }, text);
       label.append(draw("title", {}, name));
       svg.append(draw("path", { d: "M" + x(test.ranks[index]).toFixed(1) + " " + axis + "V" + y + "H" + end, stroke: "var(--strong-line)", fill: "none" }), label);
@@ -424,16 +427,16 @@
   function curvesOf(table, row) {
     return Object.entries(row.curves || {}).map(([name, [low, high, coded]]) => {
       const seeds = coded.map((points) => points.map((value) => (value === null ? null : low + ((high - low) * value) / table.levels)));
-      const series = seeds.map((points, index) => ({ name: "seed " + row.runs[index][0], thin: true, style: index, chosen: Math.round(row.best_epochs[index] / row.curve_step) * row.curve_step, points: points.map((value, at) => [at * row.curve_step, value]) }));
+      const series = seeds.map((points, index) => ({ name: "seed " + row.curve_seeds[index], thin: true, style: index, chosen: Math.round(row.best_epochs[index] / row.curve_step) * row.curve_step, points: points.map((value, at) => [at * row.curve_step, value]) }));
       const chart = lineChart({ series, legend: false, width: 380, height: 220, label: name + " over epochs, " + series.length + " seeds", xTitle: "epoch", yTitle: name });
       return chart ? make("div", {}, make("h3", {}, name === "loss" ? "Training loss" : "Validation: " + name.replace("valid/", "")), chart, make("p", { class: "notes" }, "One line per seed; the diamond is the chosen epoch.")) : null;
     });
   }
   function confusionOf(table, row) {
     if (!row.confusion) return null;
-    const size = row.confusion.length, labels = table.labels, label = (index) => labels[index] || String(index);
+    const labels = table.labels, label = (index) => labels[index] || String(index);
     const over = row.inspected > 1 ? ", sum of " + row.inspected + " seeds" : "";
-    if (row.confusion[0].length === 4 && size !== 4 || labels.length && table.rows.every((one) => !one.confusion || one.confusion.length !== one.confusion[0].length)) {
+    if (table.task === "multilabel") {
       const lines = row.confusion.map(([yes, wrongYes, wrongNo], index) => {
         const ratio = (a, b) => (b ? (a / b).toFixed(3) : "–");
         return make("tr", {}, make("th", { scope: "row" }, label(index)), ...[yes + wrongNo, ratio(yes, yes + wrongYes), ratio(yes, yes + wrongNo), ratio(2 * yes, 2 * yes + wrongYes + wrongNo)].map((value) => make("td", {}, String(value))));

@@ -2,7 +2,7 @@
 
 The test asks where the mean of as many runs as the paper made would fall if our runs were repeated (Student's t,
 95 %, the paper's runs taken to vary as ours do).  A number is compared only with runs on the whole release, under its
-protocol and in its metric.
+protocol and supervision, on its backbone and in its metric.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def compare(preset: Preset, records: Sequence[RunRecord], planned: int, problem:
 def _line(preset: Preset, number: Published, records: Sequence[RunRecord], planned: int, problem: str) -> Line:
     done = [record for record in records if record.status == "finished"]
     failed = [record for record in records if record.status != "finished"]
-    refusals = list(dict.fromkeys(filter(None, (why_not(number, record) for record in done))))
+    refusals = list(dict.fromkeys(filter(None, (why_not(number, record, preset.run) for record in done))))
     values = [value for record in done if (value := value_of(number, record)) is not None]
     ours = math.fsum(values) / len(values) if values else None
     spread = low = high = p = None
@@ -137,8 +137,14 @@ def _line(preset: Preset, number: Published, records: Sequence[RunRecord], plann
     )
 
 
-def why_not(number: Published, record: RunRecord) -> str:
-    """Why a finished run may not be compared with a published number; empty where it may."""
+def why_not(number: Published, record: RunRecord, settings: Mapping[str, str]) -> str:
+    """Why a finished run may not be compared with a published number; empty where it may.
+
+    Args:
+        number: The number.
+        record: Our run.
+        settings: What is known of the run behind the number, as overrides of `harness run`.
+    """
     dataset, protocol = str(record.dataset.get("name")), str(record.protocol.get("name"))
     if UNKNOWN in (number.dataset, number.protocol):
         return "the source does not state its data set or protocol"
@@ -152,6 +158,11 @@ def why_not(number: Published, record: RunRecord) -> str:
         return f"the folder is not the whole release ({sizes} samples)"
     if protocol != number.protocol:
         return f"the protocol is {protocol}, published is {number.protocol}"
+    ours = {"supervision": str(record.protocol.get("supervision", "")), "backbone": record.backbone}
+    others = [name for name, value in ours.items() if value and value != settings.get(name, value)]
+    if others:
+        published = " and ".join(f"{name} {settings[name]}" for name in others)
+        return f"ours has {' and '.join(f'{name} {ours[name]}' for name in others)}, published is {published}"
     result = _metrics(number, record)
     if result is None:
         return f"the run has no test condition {number.condition or number.protocol}"

@@ -50,7 +50,7 @@ def overview_section(overview: Overview) -> Section:
     averaged = any(row.mean is not None for row in overview.rows)
     rows = [
         [
-            row.name + (f" on {row.backbone}" if row.backbone else ""),
+            row.name,
             *(_overview_cell(cell) for cell in row.cells),
             *([EMPTY if row.mean is None else score_text(row.mean)] if averaged else []),
         ]

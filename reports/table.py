@@ -101,7 +101,8 @@ class Row:
     """One method configuration in one table.
 
     Attributes:
-        name: Method, label, preset, changed options; with whatever else tells it from rows of the same name.
+        name: Method, label, preset, changed options, backbone where the report has several of the method; with whatever
+            else tells it from rows of the same name.
         method: Registered name.
         backbone: Backbone, empty for methods without one.
         status: `finished`, or `failed` when no seed finished.

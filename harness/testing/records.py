@@ -53,6 +53,7 @@ def make_record(
     protocol: str = "both_0.7",
     supervision: str = "observed",
     mask: str = "m" * 64,
+    backbone: str = "fusion",
     label: str = "",
     preset: str = "clean",
     changed: Sequence[str] = (),
@@ -79,7 +80,7 @@ def make_record(
                 {name: int((patterns == name).sum()) for name in names},
             )
         )
-    identity = f"{method}|{label}|{preset}|{changed}|{dataset}|{protocol}|{supervision}|{mask}|{train_seed}"
+    identity = f"{method}|{label}|{preset}|{changed}|{dataset}|{protocol}|{supervision}|{mask}|{backbone}|{train_seed}"
     return RunRecord(
         run_id=hashlib.sha256(identity.encode()).hexdigest(),
         status=status,
@@ -99,7 +100,7 @@ def make_record(
         protocol={"name": protocol, "supervision": supervision, "mask_seed": 0, "mask_fingerprint": mask},
         seeds={"mask_seed": 0, "train_seed": train_seed, "eval_seed": 0},
         config=dict(config or {"method": {"name": method, "depth": 2}, "protocol": protocol, "train_seed": train_seed}),
-        backbone="fusion",
+        backbone=backbone,
         primary_metric="accuracy",
         metric_versions={"accuracy": "1"},
         results=results,

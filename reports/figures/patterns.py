@@ -26,7 +26,9 @@ def draw(table: Table, behind: Sequence[Sequence[Inspected]]) -> Figure | None: 
     if not 2 <= len(names) <= MOST_PATTERNS or not any(values):
         return None
     figure, panels = new(1.8 + 1.15 * len(names), 0.8 + 0.2 * len(rows), ncols=len(names), sharex=True)
-    top = max(value for scores in values for value in scores.values())
+    # The panels share one axis: from zero, or the lowest score where some are below it, to room for the numbers.
+    low = min(0.0, *(value for scores in values for value in scores.values()))
+    span = max(0.0, *(value for scores in values for value in scores.values())) - low
     for number, (axes, name) in enumerate(zip(panels, names, strict=True)):
         for place, (row, scores) in enumerate(zip(rows, values, strict=True)):
             if name not in scores:
@@ -38,7 +40,7 @@ def draw(table: Table, behind: Sequence[Sequence[Inspected]]) -> Figure | None: 
         name_rows(axes, [row.name for row in rows])
         if number:
             axes.set_yticks([])
-        axes.set_xlim(min(0.0, min(scores.get(name, 0.0) for scores in values)), 1.28 * top if top > 0 else 1.0)
+        axes.set_xlim(low, low + 1.28 * span if span else 1.0)
         count = f"\nn = {counts[name]}" if name in counts else ""
         axes.set_title(short(name, 16) + count, loc="left")
         axes.tick_params(axis="x", labelsize=6.5)

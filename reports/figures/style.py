@@ -80,9 +80,12 @@ def scored(table: Table) -> list[tuple[int, Row]]:
 
 
 def short(name: str, length: int = NAME_LENGTH) -> str:
-    """A name that fits, with every letter that a font may lack in a form that can be drawn."""
+    """A name that fits, with every letter that a font may lack in a form that can be drawn.
+
+    What is too long is cut in the middle: names begin with the method, and end with what tells its rows apart.
+    """
     plain = "".join(char if char.isprintable() else "?" for char in name)
-    return plain if len(plain) <= length else plain[: length - 1] + "…"
+    return plain if len(plain) <= length else f"{plain[: length // 2]}…{plain[len(plain) - (length - 1) // 2 :]}"
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:

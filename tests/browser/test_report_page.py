@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.record import AuditResult
@@ -189,6 +190,27 @@ def test_details_on_click_and_by_address(open_page: Any) -> None:
     assert details.count() == 0
     other = open_page(address)
     assert board(other).get_by_role("region", name="Details of redeem").is_visible()
+
+
+def test_four_labels_are_not_four_classes(chromium: Any, tmp_path: Path) -> None:
+    """Of each of several labels stands its precision, recall and F1, also where there are as many as counts."""
+    made = make_run("redeem", 0.8)
+    assert made.scores is not None
+    labels = np.eye(4, dtype=np.float32)[made.scores.labels]
+    run = replace(made, scores=replace(made.scores, labels=labels, logits=np.where(labels > 0, 1.0, -1.0)))
+    run.record.dataset["task"]["kind"] = "multilabel"
+    run.record.primary_metric, run.record.results[0].metrics = "f1_micro", {"f1_micro": 1.0}
+    inspected = [Inspected(run)]
+    path = tmp_path / "labels.html"
+    path.write_text(to_html(Leaderboard.build(inspected), inspected), encoding="utf-8")
+    page = chromium.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector("body.ready")
+    page.locator(".toggle").click()
+    table = page.locator(".details .grid-scroll table", has_text="precision")
+    assert table.locator("tbody tr").first.inner_text().split()[2:] == ["1.000", "1.000", "1.000"]
+    assert page.locator("table.confusion").count() == 0
+    page.close()
 
 
 def test_a_score_in_the_overview_opens_its_row(open_page: Any) -> None:

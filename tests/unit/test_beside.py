@@ -56,11 +56,30 @@ def test_a_verdict_follows_from_our_seeds(value: float, verdict: str) -> None:
 
 
 def test_as_many_runs_as_the_paper_made() -> None:
-    table, records = board_of(*(make_run("redeem", 0.79 + 0.01 * seed, train_seed=seed) for seed in range(3)))
+    same = {"supervision": "complete", "backbone": "vilt_b32"}
+    table, records = board_of(*(make_run("redeem", 0.79 + 0.01 * seed, train_seed=seed, **same) for seed in range(3)))
     printed = number(0.8, paper="REDEEM (KDD 2025)", table="Table 1")
     ((beside,), _) = compare_published(table, lambda _: records, [printed])
     assert beside.repetitions == 5
     assert beside.high == pytest.approx(0.8 + 4.3027 * 0.01 * (1 / 5 + 1 / 3) ** 0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"supervision": "observed"}, "ours has supervision observed, published is supervision complete"),
+        ({"backbone": "fusion"}, "ours has backbone fusion, published is backbone vilt_b32"),
+        (
+            {"supervision": "observed", "backbone": "fusion"},
+            "ours has supervision observed and backbone fusion, "
+            "published is supervision complete and backbone vilt_b32",
+        ),
+    ],
+)
+def test_the_presets_of_a_table_say_what_it_was_made_with(changed: dict[str, str], says: str) -> None:
+    printed = number(paper="REDEEM (KDD 2025)", table="Table 1")
+    (line,) = refusals(printed, **({"supervision": "complete", "backbone": "vilt_b32"} | changed))
+    assert line == f"redeem: 1 published number is not compared, {says}: REDEEM (KDD 2025)."
 
 
 def test_one_run_has_no_verdict() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from harness.cli.samples import data_address
 from harness.reports.build import build_report
 from harness.reports.details import Inspected, Picture
-from harness.reports.figures import figures, slug, write_figures
+from harness.reports.figures import figures, patterns, slug, write_figures
 from harness.reports.figures.cost import pareto_front
 from harness.reports.figures.reconstruction import pooled
 from harness.reports.figures.style import short, style
@@ -204,9 +204,23 @@ def test_the_front_is_what_nothing_beats(found: list[tuple[float, float]], highe
     assert [found[index][0] for index in front] == sorted(found[index][0] for index in front)
 
 
+def test_patterns_have_one_axis_on_which_negative_scores_are_seen() -> None:
+    runs = [make_run("redeem", 0.8), make_run("map", 0.7)]
+    table = Leaderboard.build(runs).tables[0]
+    table.rows[0].per_pattern = {"text+image": 0.5, "text": -0.25, "image": 0.25}
+    table.rows[1].per_pattern = {"text+image": 0.4, "text": 0.1, "image": 0.1}
+    figure = patterns.draw(table, [[], []])
+    assert figure is not None
+    # From the lowest score of all panels, with room for the numbers right of the highest.
+    assert [axes.get_xlim() for axes in figure.axes] == [(-0.25, pytest.approx(-0.25 + 1.28 * 0.75))] * 3
+
+
 def test_names() -> None:
     assert slug("a/b c", "ü", "") == "a-b-c-x-x"
-    assert short("a" * 50) == "a" * 33 + "…"
+    assert short("redeem (paper, tuned, width=32) on vilt_b32") == "redeem (paper, tu…=32) on vilt_b32", (
+        "both ends tell"
+    )
+    assert len(short("a" * 50)) == 34
     assert short("a\x00b\n") == "a?b?"
 
 

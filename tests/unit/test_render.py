@@ -16,7 +16,7 @@ from harness.reports.build import RENDERERS, build_report, formats
 from harness.reports.html import to_html
 from harness.reports.latex import to_latex
 from harness.reports.leaderboard import Leaderboard
-from harness.reports.render import count_text, to_json, to_markdown, to_terminal
+from harness.reports.render import count_text, to_json, to_markdown, to_note, to_terminal
 from harness.reports.tabular import to_csv, to_parquet
 from harness.testing.records import FakeRun, make_conditions_run, make_record, make_run
 
@@ -249,7 +249,18 @@ def test_unknown_format() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (999, "999"), (9_999, "9999"), (12_345, "12.3k"), (111_600_000, "112M"), (2.5e9, "2.5G")],
+    [
+        (0, "0"),
+        (999, "999"),
+        (9_999, "9999"),
+        (12_345, "12.3k"),
+        (999_499, "999k"),
+        (999_500, "1M"),
+        (111_600_000, "112M"),
+        (999_999_999, "1G"),
+        (2.5e9, "2.5G"),
+        (1.5e12, "1.5T"),
+    ],
 )
 def test_counts(value: float, text: str) -> None:
     assert count_text(value) == text
@@ -277,8 +288,10 @@ def test_an_overview_says_what_failed_and_averages_full_rows_only(
     sweep: Leaderboard, render: Callable[[Leaderboard], str]
 ) -> None:
     text = render(replace(sweep, tables=sweep.tables[:1], block_tests=[])).replace("\\_", "_")
-    lines = [line for line in text.splitlines() if "on fusion" in line]
-    found = {name: next(line for line in lines if f"{name} on fusion" in line) for name in ("redeem", "msp", "short")}
+    overview = text[text.index("Overview") :].splitlines()
+    found = {
+        name: next(line for line in overview if re.match(rf"[| ]*{name} ", line)) for name in ("redeem", "msp", "short")
+    }
     assert len(numbers(found["redeem"])) == 5, "four cells and the mean"
     assert numbers(found["redeem"])[-1] == 0.81
     assert len(numbers(found["msp"])) == 3
@@ -345,8 +358,21 @@ def test_a_server_is_linked() -> None:
     assert next(csv.DictReader(io.StringIO(to_csv(board))))["links"].endswith("/runs/2")
 
 
+@pytest.mark.parametrize("render", [to_terminal, to_note, to_markdown, to_latex, to_csv, to_json, to_html])
+def test_one_method_on_two_backbones_has_two_names(render: Callable[[Leaderboard], str]) -> None:
+    """Everywhere, and in every table of the report; where there is one backbone the name has none."""
+    runs = [make_run("redeem", 0.8), make_run("redeem", 0.6, backbone="vilt_b32"), make_run("map", 0.7)]
+    runs += [make_run("redeem", 0.5, protocol="both_0.3"), make_run("map", 0.4, protocol="both_0.3")]
+    text = render(Leaderboard.build(runs)).replace("\\_", "_")
+    assert text.count("redeem on fusion") >= 2
+    assert "redeem on vilt_b32" in text
+    assert "map on" not in text
+    assert " on fusion" not in render(Leaderboard.build(runs[:1]))
+
+
 def test_published_numbers_stand_below_their_table() -> None:
-    runs = [make_run("redeem", 0.6, dataset="mmimdb", protocol="text_0.7", train_seed=seed) for seed in range(2)]
+    same = {"protocol": "text_0.7", "supervision": "complete", "backbone": "vilt_b32"}
+    runs = [make_run("redeem", 0.6, dataset="mmimdb", train_seed=seed, **same) for seed in range(2)]
     for seed, run in enumerate(runs):
         run.record.results[0].metrics |= {"f1_micro": 0.54 + seed / 50}
     board = Leaderboard.build(runs)

@@ -133,8 +133,16 @@ def test_what_is_not_the_same_is_not_compared(options: dict[str, Any], change: d
 def test_a_part_of_a_release_is_not_the_release() -> None:
     record = run(0.6)
     record.dataset |= {"version": "1-subset", "splits": {"train": 24, "valid": 8, "test": 8}}
-    assert why_not(NUMBER, run(0.6)) == ""
-    assert why_not(NUMBER, record) == "the folder is not the whole release (24 / 8 / 8 samples)"
+    assert why_not(NUMBER, run(0.6), {}) == ""
+    assert why_not(NUMBER, record, {}) == "the folder is not the whole release (24 / 8 / 8 samples)"
+
+
+def test_options_that_make_another_experiment_of_a_cell_end_the_comparison() -> None:
+    cell = replace(PRESET, run={"method": "redeem", "backbone": "vilt_b32", "supervision": "complete"})
+    own = runs(backbone="vilt_b32", supervision="complete")
+    assert one(cell, own).verdict == "agrees"
+    line = one(cell, runs(supervision="complete"))
+    assert (line.verdict, line.reason) == ("not compared", "ours has backbone fusion, published is backbone vilt_b32")
 
 
 def test_an_undefined_score_is_not_averaged() -> None:
@@ -145,8 +153,8 @@ def test_an_undefined_score_is_not_averaged() -> None:
 def test_several_test_conditions_are_not_one() -> None:
     record = run(0.6)
     record.results.append(ConditionResult("text", {"accuracy": 0.5}))
-    assert "no test condition" in why_not(NUMBER, record)
-    assert why_not(replace(NUMBER, condition="text"), record) == ""
+    assert "no test condition" in why_not(NUMBER, record, {})
+    assert why_not(replace(NUMBER, condition="text"), record, {}) == ""
     assert one(replace(PRESET, numbers=(replace(NUMBER, condition="text"),)), [record], 1).ours == 0.5
 
 

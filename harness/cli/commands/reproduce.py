@@ -38,7 +38,8 @@ anything starts, runs are recorded as by `harness sweep` and finished ones are n
 on where it stopped.  A cell whose data or weights are not here is named with what to do, and the others run.
 
 The table says whether each printed number lies where the mean of as many runs of ours would fall (95 %).  A number is
-not compared where data set, protocol or metric are others.  It is printed and written to --out as md, csv and json.
+not compared where data set, protocol, supervision, backbone or metric are others.  It is printed and written to --out
+as md, csv and json.
 
 exit code: 0 all cells ran, 1 a run failed, 3 data or weights of a cell are missing."""
 
