@@ -27,12 +27,11 @@ from harness.reports.names import row_names
 from harness.reports.overview import Overview, overviews
 from harness.reports.statistics import (
     Difference,
-    Floats,
+    Draws,
     Metric,
     bootstrap,
     curve_area,
     detectable,
-    interval,
     pair_tests,
     ranks,
     tie_letters,
@@ -436,7 +435,7 @@ def _pattern_order(rows: Sequence[Row], scored: Sequence[_Scored]) -> list[str]:
     return sorted(names or {name for row in rows for name in row.per_pattern}, key=position)
 
 
-def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> dict[str, Floats]:
+def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> dict[str, Draws]:
     """Fills intervals and ranks from the stored predictions; says what could not be tested.
 
     Returns:
@@ -466,13 +465,13 @@ def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> dict[str, Floats
         return {}
     if not table.conditions:
         _oracle_patterns(metric, tested)
-    for column, (row, _) in enumerate(tested):
-        span = interval(draws[:, column])
+    for (row, _), own in zip(tested, draws, strict=True):
+        span = own.interval(row.score or 0.0)
         if row.low is None and span is not None:
             row.low, row.high = span
     ranked = [column for column, (row, _) in enumerate(tested) if not row.oracle and not row.leaks]
     scores = [tested[column][0].score or 0.0 for column in ranked]
-    tests = pair_tests(scores, draws[:, ranked], higher_is_better=table.higher_is_better)
+    tests = pair_tests(scores, [draws[column] for column in ranked], higher_is_better=table.higher_is_better)
     places, letters = ranks(len(ranked), tests), tie_letters(len(ranked), tests)
     position = {id(row): at for at, row in enumerate(table.rows)}
     rows = [tested[column][0] for column in ranked]
@@ -484,7 +483,7 @@ def _rank(table: Table, groups: Sequence[Sequence[_Scored]]) -> dict[str, Floats
         table.pairs.append(Pair(position[id(first)], position[id(second)], difference, test.p_holm, least))
         if test.first == 0:
             second.p_best = test.p_holm
-    return {row.identity: draws[:, column] for column, (row, _) in enumerate(tested)}
+    return {row.identity: own for (row, _), own in zip(tested, draws, strict=True)}
 
 
 def _oracle_patterns(metric: Metric, tested: Sequence[tuple[Row, list[Predictions]]]) -> None:
@@ -513,7 +512,7 @@ def registered_metric(name: str) -> Metric | None:
     return metric
 
 
-def _compare_with_references(rows: Sequence[Row], draws: Mapping[str, Floats], higher_is_better: bool) -> None:
+def _compare_with_references(rows: Sequence[Row], draws: Mapping[str, Draws], higher_is_better: bool) -> None:
     """Fills `over_floor` and `gap_recovered` from the `zero_fill` floor and the oracle that match each row best."""
     floors = [row for row in rows if row.reference == "floor" and row.method == "zero_fill"]
     oracles = [row for row in rows if row.oracle]

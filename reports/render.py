@@ -34,7 +34,8 @@ _MANY = 12
 #: What holds for every table.
 GUIDE = (
     "A row is one method configuration; its score is the mean over the train seeds that finished.",
-    "Intervals are 95 % percentile bootstrap: over test samples for one seed, over seeds and test samples for several.",
+    "Intervals are 95 % percentile bootstrap: over test samples for one seed, over seeds and test samples for several, "
+    "where they and the p-values are never surer than Student's t for so few seeds.",
     "A rank is one more than the number of rows that are significantly better (paired bootstrap over test samples "
     "and seeds, all pairs, 5 % after Holm); oracles, failed runs and failed leak audits have none. Rows that share a "
     "tie letter cannot be told apart.",

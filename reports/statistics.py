@@ -1,4 +1,4 @@
-"""Is the difference real: paired bootstrap over seeds and test samples, exact McNemar, Holm.
+"""Is the difference real: paired bootstrap over seeds and test samples, Student's t for few seeds, exact McNemar, Holm.
 
 Everything compares predictions about the same samples under the same masks.  numpy and scipy only.
 """
@@ -29,8 +29,14 @@ DRAWS = 10_000
 PLAIN_DRAWS = 2_000
 #: Level of every test, fixed before any result is seen.
 LEVEL = 0.05
+#: Half the width of a normal 95 % interval in standard errors.
+_NORMAL = 1.959964
 #: Two-sided level 0.05 and power 0.8 in standard errors, over the width of a 95 % interval in standard errors.
-_DETECTABLE = (1.959964 + 0.841621) / (2 * 1.959964)
+_DETECTABLE = (_NORMAL + 0.841621) / (2 * _NORMAL)
+#: The normal distribution beyond so many standard errors is less than the smallest number.
+_FAR = 37.0
+#: Scores of seeds that differ by less are equal: they are sums of floating-point numbers.
+_EQUAL = 1e-12
 _CHUNK = 500
 #: Chunks of one bootstrap, and the most counts that are kept of them (64 MB) for the next table.
 _CHUNKS = DRAWS // _CHUNK
@@ -39,6 +45,82 @@ _KEPT = 32_000_000
 _COUNTABLE = 10
 #: Numbers of prepared runs held at once (samples x columns), 128 MB of float64.
 _PREPARED = 16_000_000
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One method in a `bootstrap`.
+
+    Attributes:
+        values: `[R]` float64, its seed-averaged score in each draw; NaN where a resample leaves the metric undefined.
+        seeds: Number S of its seeds.
+        seed_variance: Variance s² / S of its mean that comes from the choice of seeds; 0 where they do not differ.
+        drawn_seed_variance: The same as the draws show it, in the mean.  A resample of the test samples adds what each
+            seed has of them for itself, which is in s² already.
+    """
+
+    values: Floats
+    seeds: int
+    seed_variance: float
+    drawn_seed_variance: float
+
+    def interval(self, score: float) -> tuple[float, float] | None:
+        """95 % interval of its score, see `spanned`; None without a finite draw."""
+        return spanned(score, self.values, Spread.of(self.values, self))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What the error of a score, or of a difference of two, is made of where several seeds differ.
+
+    The variance between S seeds is itself measured on S numbers only.  Draws of two or three seeds take it for known,
+    and a normal tail with it finds differences that are none.
+
+    Attributes:
+        samples: Variance from the choice of test samples that the seeds share.  They are many: the normal distribution.
+        seeds: Variance from the choice of seeds, which are few: Student's t.
+        freedom: Its degrees of freedom (Welch, Biometrika 34, 1947).
+    """
+
+    samples: float
+    seeds: float
+    freedom: float
+
+    @classmethod
+    def of(cls, values: Floats, *parts: Draws) -> Spread | None:
+        """Of draws that are made of those of `parts`; None where no part has seeds that differ."""
+        several = [part for part in parts if part.seed_variance > 0]
+        seeds = sum(part.seed_variance for part in several)
+        finite = _finite(values)
+        if not seeds or not finite.size:
+            return None
+        # What a seed has of the test samples for itself is in the draws three times, as in every bootstrap of both ways
+        # of a table (Owen, Annals of Applied Statistics 1, 2007).
+        thrice = sum(2 * part.drawn_seed_variance - part.seed_variance for part in several)
+        freedom = seeds**2 / sum(part.seed_variance**2 / (part.seeds - 1) for part in several)
+        return cls(max(0.0, float(finite.var()) - thrice), seeds, freedom)
+
+    def reach(self, z: float) -> float:
+        """How large an error is as unlikely as a normal one of `z` standard errors: the root of z² samples + t² seeds.
+
+        Here t is as unlikely in Student's distribution as z in the normal one.  The tail of the normal distribution is
+        convex in z², so that larger errors are no likelier for any mixture of the two variances than for either alone.
+        (Degrees of freedom of their sum, after Satterthwaite, would let too much into the far tail that Holm reads.)
+        """
+        from scipy.special import ndtr, stdtrit
+
+        t = abs(float(stdtrit(self.freedom, float(ndtr(-z)))))
+        return math.hypot(z * math.sqrt(self.samples), t * math.sqrt(self.seeds))
+
+    def p(self, value: float) -> float:
+        """Two-sided p-value that the true value is zero."""
+        from scipy.optimize import bisect
+        from scipy.special import ndtr
+
+        # t is never below z, so `reach` is never below as many standard errors.
+        most = min(_FAR, abs(value) / math.sqrt(self.samples + self.seeds))
+        z = most if self.reach(most) <= abs(value) else bisect(lambda z: self.reach(z) - abs(value), 0, most, xtol=1e-8)
+        return 2 * float(ndtr(-z))
 
 
 @dataclass(frozen=True)
@@ -51,11 +133,13 @@ class Difference:
     p: float
 
     @classmethod
-    def between(cls, score_a: float, score_b: float, draws_a: Floats, draws_b: Floats) -> Difference:
-        """`a - b`, from the columns of one `bootstrap`."""
-        draws = _finite(draws_a - draws_b)
-        low, high = interval(draws) or (float("nan"), float("nan"))
-        return cls(score_a - score_b, low, high, bootstrap_p(draws))
+    def between(cls, score_a: float, score_b: float, draws_a: Draws, draws_b: Draws) -> Difference:
+        """`a - b`, from two methods of one `bootstrap`; p is never below that of Student's t, where seeds differ."""
+        draws, value = _finite(draws_a.values - draws_b.values), score_a - score_b
+        spread = Spread.of(draws, draws_a, draws_b)
+        low, high = spanned(value, draws, spread) or (float("nan"), float("nan"))
+        p = bootstrap_p(draws)
+        return cls(value, low, high, p if spread is None or math.isnan(value) else max(p, spread.p(value)))
 
 
 @dataclass(frozen=True)
@@ -94,11 +178,11 @@ def same_samples(runs: Sequence[Predictions]) -> None:
 
 def bootstrap(
     metric: Metric, rows: Sequence[Sequence[Predictions]], *, seed: int = 0, draws: int = 0, how: Aggregate = "pool"
-) -> Floats:
+) -> list[Draws]:
     """Hierarchical bootstrap of the seed-averaged score of several methods, paired over samples.
 
     Each draw resamples the test samples once for all methods and, for each method by itself, S - 1 of its S seeds
-    with replacement: so differences between columns are paired over samples and carry the variance of training too.
+    with replacement: so differences between methods are paired over samples and carry the variance of training too.
     (S draws of S seeds would show only (S - 1) / S of it: Rao and Wu, JASA 83, 1988.  A single seed shows none.)
     A sample that several test conditions show is drawn with its predictions under all of them.
 
@@ -110,7 +194,7 @@ def bootstrap(
         how: How several test conditions become one score.
 
     Returns:
-        `[R, rows]` float64; NaN where a resample leaves the metric undefined.
+        One entry per method.
 
     Raises:
         DataError: If the predictions are not about the same samples.
@@ -119,7 +203,7 @@ def bootstrap(
     draws = draws or (DRAWS if isinstance(metric, Score) else PLAIN_DRAWS)
     layout = Layout.of(rows[0][0], how)
     count = layout.samples
-    result = np.empty((draws, len(rows)))
+    values, spreads = np.empty((2, len(rows), draws))
     starts = range(0, draws, _CHUNK)
     scorers = _scorers(metric, layout, rows)
     # Of its own, so that the draws of samples do not depend on the number of rows.
@@ -132,8 +216,21 @@ def bootstrap(
         for column, own in enumerate(np.split(scores, ends, axis=1)):
             seeds = own.shape[1]
             chosen = rng.integers(seeds, size=(size, max(1, seeds - 1)))
-            result[start : start + size, column] = np.take_along_axis(own, chosen, axis=1).mean(axis=1)
-    return result
+            values[column, start : start + size] = np.take_along_axis(own, chosen, axis=1).mean(axis=1)
+            spreads[column, start : start + size] = _seed_variance(own)
+    plain = np.hstack([scorer(np.ones((1, count))) for scorer in scorers])
+    observed = [float(_seed_variance(own)[0]) for own in np.split(plain, ends, axis=1)]
+    parts = zip(values, rows, observed, spreads, strict=True)
+    return [Draws(drawn, len(row), own, float(_finite(spread).mean())) for drawn, row, own, spread in parts]
+
+
+def _seed_variance(scores: Floats) -> Floats:
+    """`[R]` from the scores `[R, S]` of S seeds: the variance of their mean that comes from the choice of seeds."""
+    seeds = scores.shape[1]
+    if seeds == 1:
+        return np.zeros(len(scores))
+    variance = np.asarray(scores.var(axis=1, ddof=1)) / seeds
+    return np.where(np.ptp(scores, axis=1) < _EQUAL, 0.0, variance)
 
 
 def _weights(count: int, start: int, size: int, seed: int) -> Floats:
@@ -177,6 +274,15 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
         return None
     low, high = np.percentile(finite, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
+
+
+def spanned(value: float, draws: Floats, spread: Spread | None) -> tuple[float, float] | None:
+    """95 % interval of a score or difference: its percentiles, stretched to Student's interval where seeds differ."""
+    span = interval(draws)
+    if span is None or spread is None:
+        return span
+    reach = spread.reach(_NORMAL)
+    return min(span[0], value - reach), max(span[1], value + reach)
 
 
 def bootstrap_p(differences: Floats) -> float:
@@ -236,7 +342,7 @@ def compare(
     return Comparison(
         score_a,
         score_b,
-        Difference.between(score_a, score_b, draws[:, 0], draws[:, 1]),
+        Difference.between(score_a, score_b, *draws),
         (len(a), len(b)),
         layout.samples,
         exact,
@@ -245,11 +351,11 @@ def compare(
 
 @dataclass(frozen=True)
 class PairTest:
-    """Columns `first` and `second` of one `bootstrap` against each other, `first` the better or equal one.
+    """Methods `first` and `second` of one `bootstrap` against each other, `first` the better or equal one.
 
     Attributes:
-        first: Column.
-        second: Column.
+        first: Its position.
+        second: Its position.
         difference: Score of `first` minus score of `second`.
         p_holm: p-value adjusted over all pairs (Holm).
     """
@@ -260,22 +366,20 @@ class PairTest:
     p_holm: float
 
 
-def pair_tests(scores: Sequence[float], draws: Floats, *, higher_is_better: bool) -> list[PairTest]:
+def pair_tests(scores: Sequence[float], draws: Sequence[Draws], *, higher_is_better: bool) -> list[PairTest]:
     """Every two methods against each other, p-values adjusted over all pairs by Holm.
 
     Args:
         scores: One per method.
-        draws: `[R, methods]` from `bootstrap`.
+        draws: One per method, from one `bootstrap`.
         higher_is_better: Direction of the metric.
     """
-    columns = np.ascontiguousarray(draws.T)
     found: list[tuple[int, int, Difference]] = []
     for i in range(len(scores)):
         for j in range(i + 1, len(scores)):
             better, worse = (i, j) if scores[i] == scores[j] or (scores[i] > scores[j]) == higher_is_better else (j, i)
-            found.append(
-                (better, worse, Difference.between(scores[better], scores[worse], columns[better], columns[worse]))
-            )
+            difference = Difference.between(scores[better], scores[worse], draws[better], draws[worse])
+            found.append((better, worse, difference))
     adjusted = holm([difference.p for _, _, difference in found])
     return [PairTest(*pair, p_holm=p) for pair, p in zip(found, adjusted, strict=True)]
 

@@ -332,12 +332,12 @@ def test_intervals_draw_samples_with_all_their_predictions(
 def test_repeating_a_sample_under_more_conditions_adds_no_certainty() -> None:
     one = make_predictions(0.8, 100)
     pooled = pool_conditions(dict.fromkeys("abcde", one))
-    single = bootstrap(accuracy, [[one]], draws=2000)[:, 0]
+    single = bootstrap(accuracy, [[one]], draws=2000)[0].values
     for how in HOW:
-        several = bootstrap(accuracy, [[pooled]], draws=2000, how=how)[:, 0]
+        several = bootstrap(accuracy, [[pooled]], draws=2000, how=how)[0].values
         assert several == pytest.approx(single), "conditions were drawn as if they were other samples"
     rows = replace(pooled, ids=tuple(f"{row}" for row in range(500)), condition=())
-    assert bootstrap(accuracy, [[rows]], draws=2000).std() < 0.6 * single.std()
+    assert bootstrap(accuracy, [[rows]], draws=2000)[0].values.std() < 0.6 * single.std()
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -347,10 +347,10 @@ def test_paired_draws_over_conditions(how: Aggregate, monkeypatch: pytest.Monkey
     assert (result.score_a, result.score_b, result.samples) == (pytest.approx(0.7), pytest.approx(0.6), 200)
     assert result.difference.p < 0.01
     assert result.mcnemar is None, "its pairs would not be independent"
-    whole = [bootstrap(metric, [[a], [b]], draws=300, how=how) for metric in (accuracy, auroc)]
+    whole = [row.values for metric in (accuracy, auroc) for row in bootstrap(metric, [[a], [b]], draws=300, how=how)]
     monkeypatch.setattr("harness.reports.statistics._PREPARED", 1000)
     monkeypatch.setattr("harness.scoring._CHUNK", 1000)
-    pieces = [bootstrap(metric, [[a], [b]], draws=300, how=how) for metric in (accuracy, auroc)]
+    pieces = [row.values for metric in (accuracy, auroc) for row in bootstrap(metric, [[a], [b]], draws=300, how=how)]
     np.testing.assert_allclose(pieces, whole)
 
 
