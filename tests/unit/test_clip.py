@@ -75,7 +75,19 @@ def test_the_released_text_feature_does_not_know_word_order(folder: Path) -> Non
     assert np.abs(library[0] - library[1]).max() > 1e-3
     np.testing.assert_allclose(released.pooled[0], released.pooled[1], atol=1e-5)
     assert np.abs(released.pooled[0] - released.pooled[2]).max() > 1e-3
-    assert released.tokens.shape[1] == LENGTH, "padded to the model's length"
+
+
+@pytest.mark.parametrize("text", ["cat", "a red dog", "a red dog sits a red cat sits", ""])
+def test_the_released_text_feature_is_of_one_text_without_padding(folder: Path, text: str) -> None:
+    """Its mask, all ones, stands where position ids belong; blocks see both ways; the last token is the feature."""
+    network = CLIPModel.from_pretrained(folder).eval()
+    ids = CLIPTokenizerFast.from_pretrained(folder)(text, truncation=True, max_length=LENGTH, return_tensors="pt")
+    with torch.no_grad():
+        states = network.text_model.embeddings(ids["input_ids"], position_ids=ids["attention_mask"])
+        states = network.text_model.encoder(inputs_embeds=states).last_hidden_state
+        expected = network.text_projection(network.text_model.final_layer_norm(states))[0]
+    released = encoder(folder, text_feature="bag_of_words").encode([text])
+    np.testing.assert_allclose(released.tokens[0], expected, atol=1e-5)
     np.testing.assert_array_equal(released.pooled, released.tokens[:, -1])
 
 

@@ -112,16 +112,18 @@ class ClipEncoder(Encoder):
                     raise DataError(
                         f"encoder clip_vit_l14_336 was given text and {type(value).__name__} in one modality."
                     )
-            padding = "max_length" if released else len(values) > 1
-            encoded = tokenizer(list(values), padding=padding, truncation=True, max_length=length, return_tensors="pt")
-            ids, real = encoded["input_ids"].to(self._device), encoded["attention_mask"]
+            encoded = tokenizer(
+                list(values), padding=len(values) > 1, truncation=True, max_length=length, return_tensors="pt"
+            )
+            ids, mask = encoded["input_ids"].to(self._device), encoded["attention_mask"]
+            sizes = mask.sum(1).tolist()
+            real = None if mask.all() else mask.to(self._device)
             if released:
-                hidden = _bag_of_words(network, ids)
-                pooled, sizes = hidden[:, -1], [length] * len(ids)
+                hidden = _bag_of_words(network, ids, real)
+                pooled = torch.stack([row[size - 1] for row, size in zip(hidden, sizes, strict=True)])
             else:
-                output = network(input_ids=ids, attention_mask=None if real.all() else real.to(self._device))
+                output = network(input_ids=ids, attention_mask=real)
                 hidden, pooled = network.text_projection(output.last_hidden_state), output.text_embeds
-                sizes = real.sum(1).tolist()
             tokens = (row[:size] for row, size in zip(_floats(hidden), sizes, strict=True))
             return list(zip(tokens, _floats(pooled), strict=True))
 
@@ -157,16 +159,25 @@ def _floats(values: Tensor) -> FloatArray:
     return result
 
 
-def _bag_of_words(network: Any, ids: Tensor) -> Tensor:
-    """Projected states `[1, L, D]` as the released text features of REDEEM and RAGPT see them.
+def _bag_of_words(network: Any, ids: Tensor, real: Tensor | None) -> Tensor:
+    """Projected states `[B, L, D]` as the released text features of REDEEM and RAGPT see them.
 
-    The attention mask is passed where position ids belong, so every token gets position 1, and the blocks run without
-    the causal mask: every state is a function of the set of tokens alone.
+    Released code encodes one text at a time, so nothing is padded and the attention mask is all ones.  It is passed
+    where position ids belong: every token gets position 1.  The blocks run without the causal mask, so every state is a
+    function of the set of tokens alone.
+
+    Args:
+        network: CLIP's text tower.
+        ids: Token ids `[B, L]`.
+        real: 1 for tokens, 0 for padding, `[B, L]`; no token sees padding.  None where there is none.
     """
     text = network.text_model
     hidden = text.embeddings(input_ids=ids, position_ids=torch.ones_like(ids))
-    hidden = text.final_layer_norm(text.encoder(inputs_embeds=hidden).last_hidden_state)
-    states: Tensor = network.text_projection(hidden)
+    bias = None
+    if real is not None:
+        bias = hidden.new_zeros(real.shape).masked_fill(real == 0, -torch.inf)[:, None, None]
+    hidden = text.encoder(inputs_embeds=hidden, attention_mask=bias).last_hidden_state
+    states: Tensor = network.text_projection(text.final_layer_norm(hidden))
     return states
 
 

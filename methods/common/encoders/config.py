@@ -75,7 +75,7 @@ class ClipConfig(EncoderConfig):
         weights: Hub id, or a local folder in the hub's format.
         allow_download: Whether the hub may be contacted when the weights are not in a folder or the cache.
         text_feature: `library`: CLIP's own text feature; `bag_of_words`: what the released code computes (every token
-            at position 1, no causal mask, last of 77 tokens), to replay its retrieval.
+            at position 1, no causal mask, the text's last token), to replay its retrieval.
         grid: Side of the image token grid that the patches are averaged to.
     """
 
@@ -84,6 +84,7 @@ class ClipConfig(EncoderConfig):
     text_feature: str = "library"
     grid: int = 3
 
+    version: ClassVar[str] = "2"  # 1: bag_of_words padded each text to 77 tokens
     target: ClassVar[str] = "harness.methods.common.encoders.clip:ClipEncoder"
     summary: ClassVar[str] = "CLIP ViT-L/14@336 text and image features, weights from the hub's cache or a folder"
     citation: ClassVar[str] = (
