@@ -526,7 +526,7 @@ def _scalars(output: StepOutput) -> dict[str, Tensor]:
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:
-    """Linear warm-up over `int(warmup * total)` steps from 0, then linear decay to 0."""
+    """Linear warm-up over w = `int(warmup * total)` steps, from 1 / (w + 1) on, then linear decay towards 0."""
     rising = int(warmup * total)
     if step < rising:
         return (step + 1) / (rising + 1)

@@ -76,6 +76,11 @@ def test_what_papers_and_released_code_say_of_single_cells() -> None:
     assert "every plot" in presets()["map/curves/mmimdb_both_0.7"].differs
 
 
+@pytest.mark.parametrize("name", [name for name in presets() if "food101" in name])
+def test_food101_has_maps_validation_split_or_does_not_run(name: str) -> None:
+    assert presets()[name].run["dataset.valid"] == "map"
+
+
 def without_seed(preset: Preset) -> list[str]:
     return [text for text in preset.overrides if not text.startswith("train_seed=")]
 

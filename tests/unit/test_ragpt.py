@@ -273,6 +273,20 @@ def test_official_equals_a_plain_restatement(options: dict[str, Any], task: Any)
     torch.testing.assert_close(found, plain_official(method, batch), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("targets", "changed"), [([], {"text", "image"}), (["text"], {"text"})])
+def test_january_changes_what_is_present_in_targets_only(
+    targets: list[str], changed: set[str], complete_supervision: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The released code has one generator in single-type runs; `method.targets=[text]` is that."""
+    method = build(complete_supervision, **JANUARY, targets=targets)
+    batch = everything(one_pattern(complete_supervision.test, complete_supervision.features, (True, True)))
+    assemble, seen = method.backbone.assemble, {}
+    monkeypatch.setattr(method.backbone, "assemble", lambda embedded: assemble(seen.setdefault("all", dict(embedded))))
+    logits(method, batch)
+    own = method._embed(batch)
+    assert {name for name in own if not torch.equal(own[name][0], seen["all"][name][0])} == changed
+
+
 # -- the whole
 
 
