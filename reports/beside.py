@@ -37,7 +37,7 @@ def compare_published(
     found: list[Beside] = []
     refused: dict[tuple[str, str], list[str]] = {}
     for number in published() if numbers is None else numbers:
-        if number.dataset != table.key.dataset:
+        if not _concerns(number, table.key.dataset):
             continue
         for position, row in enumerate(table.rows):
             if row.method != number.method or row.oracle or row.score is None:
@@ -50,6 +50,11 @@ def compare_published(
                 refused.setdefault((row.name, why[0]), []).append(why[1])
     found.sort(key=lambda one: (one.row, one.condition, one.metric, one.published.paper, one.published.table))
     return found, [_line(*key, whats) for key, whats in refused.items()]
+
+
+def _concerns(number: Published, dataset: str) -> bool:
+    """Whether a number is for a data set, or for the one that it is a fold or a task of (`iemocap_fold1`)."""
+    return dataset == number.dataset or dataset.startswith(f"{number.dataset}_")
 
 
 def _reasons(number: Published, records: Sequence[RunRecord]) -> list[str]:
@@ -83,6 +88,8 @@ def _refusal(table: Table, row: Row, number: Published) -> tuple[str, str] | Non
     """Why a number cannot stand beside a row, and what it is about; None if it can."""
     if UNKNOWN in (number.protocol, number.dataset):
         return "the protocol is not stated", number.paper
+    if number.dataset != table.key.dataset:
+        return f"published for a whole of which {table.key.dataset} is one fold or task", number.dataset
     if number.protocol != table.key.protocol:
         return f"published under another protocol than {table.key.protocol}", number.protocol
     if number.variant or row.changed or row.label:

@@ -126,6 +126,11 @@ def test_what_else_differs_is_said(published: Published, says: str) -> None:
     assert says in line
 
 
+def test_one_fold_is_not_the_data_set() -> None:
+    (line,) = refusals(number(dataset="iemocap"), number(dataset="iemo"), dataset="iemocap_fold1")
+    assert "1 published number is not compared, published for a whole of which iemocap_fold1 is one fold" in line
+
+
 def test_changed_options_are_not_the_published_method() -> None:
     (line,) = refusals(number(), changed=["depth=3"])
     assert "run as, another variant" in line
