@@ -54,6 +54,13 @@ def test_unshared_seeds_are_left_out() -> None:
     assert cell.seeds == (0,)
 
 
+def test_one_method_on_two_backbones_is_named_by_them() -> None:
+    on_vilt = make_run("redeem", 0.6, backbone="vilt_b32")
+    cell = only([make_run("redeem", 0.8)], [on_vilt])
+    assert (cell.name_a, cell.name_b) == ("redeem on fusion", "redeem on vilt_b32")
+    assert only([on_vilt], [make_run("map", 0.7)]).name_a == "redeem"
+
+
 def test_several_cells_are_adjusted_together() -> None:
     a = [make_run("redeem", 0.80), make_run("redeem", 0.8, protocol="text_0.7")]
     b = [make_run("map", 0.74), make_run("map", 0.74, protocol="text_0.7")]
