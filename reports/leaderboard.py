@@ -165,9 +165,11 @@ def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
     for item in scored:
         cells.setdefault(row_key(item.record), []).append(item)
     all_seeds = sorted({item.record.seeds.get("train_seed", 0) for item in scored})
-    groups = [sorted(items, key=lambda item: item.record.seeds.get("train_seed", 0)) for items in cells.values()]
+    sorted_out = [_one_per_seed(items, key.metric) for items in cells.values()]
+    groups = [items for items, _ in sorted_out]
     rows = [_row(key, items, all_seeds) for items in groups]
     _tell_apart(rows)
+    notes = [_repeated(row, again) for row, (_, again) in zip(rows, sorted_out, strict=True) if again]
     higher = next((item.record.higher_is_better for item in scored if item.result is not None), True)
     sign = -1.0 if higher else 1.0
     order = sorted(
@@ -179,7 +181,7 @@ def _table(key: TableKey, scored: Sequence[_Scored]) -> Table:
         if row.oracle and counts and row.counts != counts:
             # Shown everything, its "patterns" are other samples than the other rows'; see `_oracle_patterns`.
             row.per_pattern, row.counts = {}, counts
-    table = Table(key, higher, _pattern_order(rows, scored), counts, rows)
+    table = Table(key, higher, _pattern_order(rows, scored), counts, rows, sorted(notes))
     _mark_tuning(table, [items[0].record.tuning for items in groups])
     _note_inequality(table)
     _fill_conditions(table, groups)
@@ -198,6 +200,35 @@ def row_key(record: RunRecord) -> str:
 def _row_config(record: RunRecord) -> dict[str, Any]:
     config = {name: value for name, value in identity_part(record.config).items() if name not in _SEEDS}
     return config | {"code": dict(record.fingerprints)}
+
+
+def _one_per_seed(items: Sequence[_Scored], metric: str) -> tuple[list[_Scored], list[_Scored]]:
+    """The runs of a row in the order of their seeds, and those that score a train seed again, which do not count.
+
+    They are runs under another `eval_seed`, or another `mask_seed` where the masks do not depend on it.  Training was
+    drawn once for all of them: as further seeds they would feign certainty.
+    """
+
+    def seeds(item: _Scored) -> list[int]:
+        return [item.record.seeds.get(name, 0) for name in ("train_seed", "mask_seed", "eval_seed")]
+
+    kept: list[_Scored] = []
+    again: list[_Scored] = []
+    scored: set[int] = set()
+    for item in sorted(items, key=lambda item: (seeds(item), item.record.run_id)):
+        there = item.score(metric) is not None
+        (again if there and seeds(item)[0] in scored else kept).append(item)
+        if there:
+            scored.add(seeds(item)[0])
+    return kept, again
+
+
+def _repeated(row: Row, again: Sequence[_Scored]) -> str:
+    shown = first_few([item.record.run_id[:12] for item in again], _UNEQUAL)
+    return (
+        f"{row.name}: of the runs of one train seed under several values of mask_seed or eval_seed (the masks are the "
+        f"same) the first counts, not {shown}."
+    )
 
 
 def _row(key: TableKey, items: Sequence[_Scored], all_seeds: Sequence[int]) -> Row:

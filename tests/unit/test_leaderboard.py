@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -242,6 +243,41 @@ def test_a_name_tells_two_differences_or_as_many_as_it_takes() -> None:
 def test_one_run_id_counts_once() -> None:
     (row,) = only_table([make_run("redeem", 0.8), make_run("redeem", 0.8)]).rows
     assert len(row.runs) == 1
+
+
+def repeat(run: FakeRun, **seeds: int) -> FakeRun:
+    """The same run under another mask or evaluation seed."""
+    name = f"{run.record.run_id}{seeds}".encode()
+    record = replace(run.record, run_id=hashlib.sha256(name).hexdigest(), seeds=run.record.seeds | seeds)
+    return replace(run, record=record)
+
+
+def test_a_train_seed_that_was_run_again_is_no_further_seed() -> None:
+    first, second = make_run("redeem", 0.70, train_seed=0), make_run("redeem", 0.80, train_seed=1)
+    again = repeat(first, eval_seed=1)
+    table = only_table([again, first, second])
+    (row,) = table.rows
+    assert (row.seeds, row.score, badges(row)) == ([0, 1], pytest.approx(0.75), ["2 seeds"])
+    assert [run["run_id"] for run in row.runs] == [first.record.run_id, second.record.run_id]
+    assert [again.record.run_id[:12] in note for note in table.notes] == [True]
+
+
+def test_repeated_seeds_add_no_certainty() -> None:
+    # As under protocol `complete`, whose masks do not depend on mask_seed.
+    once = [
+        make_run(method, accuracy + shift, train_seed=seed)
+        for method, shift in (("redeem", 0.0), ("map", -0.05))
+        for seed, accuracy in enumerate((0.66, 0.70, 0.74))
+    ]
+    often = once + [repeat(run, mask_seed=seed) for run in once for seed in (1, 2)]
+    assert only_table(often).rows == only_table(once).rows
+    assert only_table(often).pairs == only_table(once).pairs
+
+
+def test_a_failed_run_does_not_stand_for_its_seed() -> None:
+    failed = FakeRun(make_record("redeem", status="failed"))
+    (row,) = only_table([failed, repeat(make_run("redeem", 0.7), eval_seed=1)]).rows
+    assert (row.seeds, row.score, badges(row)) == ([0], pytest.approx(0.7), ["1 failed", "1 seed"])
 
 
 def test_lost_predictions_are_said_not_ranked() -> None:
