@@ -1,4 +1,4 @@
-"""Methods over many cells: which of them differ when every data set, protocol and train seed is one block.
+"""Methods over many tables: which of them differ when every data set under a protocol, or every data set, is one block.
 
 The tests are fixed, whatever the results say: Friedman's test over ranks within blocks, Nemenyi's test of every two
 methods after it, and Wilcoxon's signed-rank test of every two methods, adjusted by Holm (Demšar, JMLR 7, 2006).
@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.reports.overview import protocol_labels
 from harness.reports.statistics import LEVEL, Floats, holm
 from harness.reports.table import Table
 
 #: Differences of scores below this are ties: scores are sums of floating-point numbers.
 _TIE = 1e-12
+#: From so many data sets on each is one block, whatever the number of its protocols.
+_DATASETS = 5
+#: With fewer blocks the signed-rank test cannot reach the 5 % level.
+_SIGNED = 6
 #: Up to this many blocks the distribution of signed ranks is counted out, beyond it is practically normal.
 _EXACT = 50
 
@@ -35,9 +40,10 @@ class Duel:
         losses: Blocks in which `first` is worse.
         effect: Typical gain of `first` over `second`, in points of the score: the median of the means of all pairs of
             block differences (Hodges and Lehmann); positive where `first` is better, whatever the metric's direction.
-        low: Lower end of its 95 % interval, from the signed-rank test; None for fewer than six blocks.
+            None where the blocks have different metrics, whose points are not the same.
+        low: Lower end of its 95 % interval, from the signed-rank test; None for fewer than six blocks, too.
         high: Upper end.
-        p: Wilcoxon's signed-rank test, two-sided, zeros split.
+        p: Wilcoxon's signed-rank test, two-sided, zeros split; None where the blocks have different metrics.
         p_holm: Adjusted over all pairs (Holm).
         p_nemenyi: Nemenyi's test, adjusted over all pairs by construction.
     """
@@ -47,11 +53,11 @@ class Duel:
     wins: int
     ties: int
     losses: int
-    effect: float
+    effect: float | None
     low: float | None
     high: float | None
-    p: float
-    p_holm: float
+    p: float | None
+    p_holm: float | None
     p_nemenyi: float
 
 
@@ -62,7 +68,7 @@ class BlockTest:
     Attributes:
         supervision: What training saw.
         methods: Names, best mean rank first.
-        blocks: `data set · protocol · seed`, with as much as tells them apart.
+        blocks: `data set · protocol`, the protocol as in the overview; from five data sets on `data set`.
         mean_ranks: Mean rank of each method, 1 is best, equal scores share a rank.
         statistic: Friedman's chi-square, corrected for ties.
         p: Its p-value.
@@ -70,7 +76,7 @@ class BlockTest:
         groups: Largest runs of methods within one critical difference, as positions of first and last; single
             methods are left out.
         duels: Every two methods.
-        left_out: Methods that lack blocks, with how many.
+        left_out: Methods that lack runs, with how many.
         notes: What a reader must know.
     """
 
@@ -92,81 +98,115 @@ class BlockTest:
         return f"{len(self.methods)} methods over {len(self.blocks)} blocks · {self.supervision} supervision"
 
 
+@dataclass(frozen=True)
+class _Cell:
+    """One table.
+
+    Attributes:
+        dataset: Its data set.
+        protocol: Its protocol, with what tells it from the other tables of the data set.
+        metric: Its primary metric.
+        gains: Train seed -> method -> score, negated where lower is better; only rows that may be ranked.
+    """
+
+    dataset: str
+    protocol: str
+    metric: str
+    gains: dict[int, dict[str, float]]
+
+
 def block_tests(tables: Sequence[Table]) -> list[BlockTest]:
     """One test per supervision rule that has at least three methods in at least two common blocks."""
     found = []
     for supervision in dict.fromkeys(table.key.supervision for table in tables):
         chosen = [table for table in tables if table.key.supervision == supervision]
-        test = _test(supervision, gains(chosen), {table.key.dataset for table in chosen})
+        names = {row.identity: row.name for table in chosen for row in table.rows}
+        test = _test(supervision, [_cell(*pair) for pair in zip(chosen, protocol_labels(chosen), strict=True)], names)
         if test is not None:
             found.append(test)
     return found
 
 
-def gains(tables: Sequence[Table]) -> dict[str, dict[str, float]]:
-    """Block -> method -> score of its run, negated where lower is better; only rows that may be ranked."""
-    blocks: dict[str, dict[str, float]] = {}
-    twins: dict[tuple[str, str], set[str]] = {}
-    for table in tables:
-        twins.setdefault((table.key.dataset, table.key.protocol), set()).add(_full(table))
-    for table in tables:
-        key = table.key
-        masks = f" · {_full(table)}" if len(twins[key.dataset, key.protocol]) > 1 else ""
-        for row in table.rows:
-            if row.oracle or row.leaks:
-                continue
-            for run in row.runs:
-                if run[key.metric] is not None:
-                    block = f"{key.dataset} · {key.protocol}{masks} · seed {run['train_seed']}"
-                    blocks.setdefault(block, {})[row.name] = run[key.metric] * (1.0 if table.higher_is_better else -1.0)
-    return blocks
+def _cell(table: Table, protocol: str) -> _Cell:
+    metric, sign = table.key.metric, 1.0 if table.higher_is_better else -1.0
+    gains: dict[int, dict[str, float]] = {}
+    for row in table.rows:
+        for run in () if row.oracle or row.leaks else row.runs:
+            if run[metric] is not None:
+                gains.setdefault(run["train_seed"], {})[row.identity] = sign * run[metric]
+    return _Cell(table.key.dataset, protocol, metric, gains)
 
 
-def _full(table: Table) -> str:
-    key = table.key
-    return f"{key.condition} {key.metric} {key.metric_version} {key.mask_fingerprint[:8]} {key.dataset_fingerprint[:8]}"
-
-
-def _test(supervision: str, blocks: Mapping[str, Mapping[str, float]], datasets: set[str]) -> BlockTest | None:
-    """The test over the blocks that most methods have, of the methods that have all of these."""
-    everyone = sorted({name for scores in blocks.values() for name in scores})
-    common = [block for block, scores in blocks.items() if 2 * len(scores) > len(everyone)]
-    lacking = {name: sum(name not in blocks[block] for block in common) for name in everyone}
+def _test(supervision: str, cells: Sequence[_Cell], names: Mapping[str, str]) -> BlockTest | None:
+    """The test over the train seeds that most methods have, of the methods that have all of these."""
+    everyone = sorted({name for cell in cells for gains in cell.gains.values() for name in gains})
+    runs = [(cell, gains) for cell in cells for gains in cell.gains.values()]
+    common = [(cell, gains) for cell, gains in runs if 2 * len(gains) > len(everyone)]
+    lacking = {name: sum(name not in gains for _, gains in common) for name in everyone}
     methods = [name for name in everyone if not lacking[name]]
-    if len(methods) < 3 or len(common) < 2:
+    datasets: dict[str, set[str]] = {}
+    for cell, _ in common:
+        datasets.setdefault(cell.dataset, set()).add(cell.metric)
+    whole = len(datasets) >= _DATASETS and all(len(metrics) == 1 for metrics in datasets.values())
+    seeds: dict[str, dict[str, list[list[float]]]] = {}
+    for cell, gains in common:
+        place = f"{cell.dataset} · {cell.protocol}"
+        block = seeds.setdefault(cell.dataset if whole else place, {})
+        block.setdefault(place, []).append([gains[name] for name in methods])
+    if len(methods) < 3 or len(seeds) < 2:
         return None
-    scores = np.array([[blocks[block][name] for name in methods] for block in common])
+    blocks = list(seeds)
+    # Of the protocols of a block, of the seeds of a protocol.
+    scores = np.array([np.mean([np.mean(own, axis=0) for own in parts.values()], axis=0) for parts in seeds.values()])
     ranks = mean_ranks(scores)
-    order = sorted(range(len(methods)), key=lambda column: (ranks[column], methods[column]))
-    scores, methods = scores[:, order], [methods[column] for column in order]
+    order = sorted(range(len(methods)), key=lambda column: (ranks[column], names[methods[column]]))
     ordered = [float(ranks[column]) for column in order]
+    scores = scores[:, order]
     statistic, p = friedman(scores)
-    critical = critical_difference(len(methods), len(common))
-    left_out = [f"{name} ({lacking[name]} of {len(common)} blocks missing)" for name in everyone if lacking[name]]
-    notes = [
-        "A block is one data set, protocol and train seed that more than half of the methods finished; methods that "
-        "lack one are left out.",
-        f"Blocks of one data set share their test samples: the tests speak about {', '.join(sorted(datasets))}, not "
-        "about data sets in general.",
-    ]
-    if len(blocks) > len(common):
-        notes.append(f"{len(blocks) - len(common)} blocks that at most half of the methods finished are left out.")
-    if p >= LEVEL:
-        notes.append("Friedman's test finds no difference: the comparisons of two methods are not to be interpreted.")
-    duels = _duels(scores, ordered)
+    critical = critical_difference(len(methods), len(blocks))
+    metrics = sorted(set.union(*datasets.values()))
     return BlockTest(
         supervision,
-        methods,
-        common,
+        [names[methods[column]] for column in order],
+        blocks,
         ordered,
         statistic,
         p,
         critical,
         cliques(ordered, critical),
-        duels,
-        left_out,
-        notes,
+        _duels(scores, ordered, one_metric=len(metrics) == 1),
+        [f"{names[name]} ({lacking[name]} of {len(common)} runs missing)" for name in everyone if lacking[name]],
+        _notes(sorted(datasets), len(blocks), metrics, (len(runs) - len(common), len(runs)), p),
     )
+
+
+def _notes(
+    datasets: Sequence[str], blocks: int, metrics: Sequence[str], dropped: tuple[int, int], p: float
+) -> list[str]:
+    """What a reader must know."""
+    shared = blocks > len(datasets)
+    what = "its mean over train seeds" if shared else "its mean over protocols and train seeds"
+    notes = [
+        f"A block is one data set{' under one protocol' if shared else ''}: {what}. Train seeds that more than half of "
+        "the methods finished count; methods that lack one of these runs are left out.",
+        f"Blocks of one data set share their test samples, so they are not independent: the tests speak about "
+        f"{', '.join(datasets)} and these test samples, not about data sets in general, and p-values are too small to "
+        "be read as such."
+        if shared
+        else f"The blocks share no test samples: {', '.join(datasets)}.",
+    ]
+    if dropped[0]:
+        notes.append(f"At most half of the methods finished {dropped[0]} of {dropped[1]} train seeds: left out.")
+    if len(metrics) > 1:
+        notes.append(
+            f"The blocks have different metrics ({', '.join(metrics)}): their points are not added up to effects and "
+            "signed-rank tests; ranks, wins and losses have no unit."
+        )
+    elif blocks < _SIGNED:
+        notes.append(f"{blocks} blocks are too few for Wilcoxon's test to find any difference at the 5 % level.")
+    if p >= LEVEL:
+        notes.append("Friedman's test finds no difference: the comparisons of two methods are not to be interpreted.")
+    return notes
 
 
 def mean_ranks(scores: Floats) -> Floats:
@@ -229,17 +269,21 @@ def cliques(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
     return found
 
 
-def _duels(scores: Floats, ranks: Sequence[float]) -> list[Duel]:
+def _duels(scores: Floats, ranks: Sequence[float], *, one_metric: bool) -> list[Duel]:
+    """Every two columns of `[blocks, methods]`; without effects and signed ranks where metrics are mixed."""
     after = nemenyi(ranks, len(scores))
     pairs = list(combinations(range(scores.shape[1]), 2))
     differences = [scores[:, i] - scores[:, j] for i, j in pairs]
     p_values = [signed_rank(values) for values in differences]
+    adjusted = holm(p_values)
     duels = []
-    for (i, j), values, p, adjusted in zip(pairs, differences, p_values, holm(p_values), strict=True):
+    for at, ((i, j), values) in enumerate(zip(pairs, differences, strict=True)):
         wins, losses = int((values > _TIE).sum()), int((values < -_TIE).sum())
-        effect, low, high = typical_difference(values)
-        ties = len(values) - wins - losses
-        duels.append(Duel(i, j, wins, ties, losses, effect, low, high, p, adjusted, float(after[i, j])))
+        duel = Duel(i, j, wins, len(values) - wins - losses, losses, None, None, None, None, None, float(after[i, j]))
+        if one_metric:
+            effect, low, high = typical_difference(values)
+            duel = replace(duel, effect=effect, low=low, high=high, p=p_values[at], p_holm=adjusted[at])
+        duels.append(duel)
     return duels
 
 

@@ -77,7 +77,7 @@ class Leaderboard:
     Attributes:
         tables: By data set and protocol.
         overviews: Methods over the tables of one supervision rule, where there are several.
-        block_tests: Tests over data sets, protocols and seeds, one per supervision rule that has enough of them.
+        block_tests: Tests over data sets and protocols, one per supervision rule that has enough of them.
     """
 
     tables: list[Table]

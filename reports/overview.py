@@ -131,9 +131,10 @@ def overviews(tables: Sequence[Table]) -> list[Overview]:
 
 
 def _overview(supervision: str, tables: Sequence[Table], numbers: Sequence[int]) -> Overview:
+    shown = [tables[number] for number in numbers]
     columns = [
         OverviewColumn(number, table.key.dataset, label, table.key.metric, table.higher_is_better)
-        for number, table, label in zip(numbers, (tables[n] for n in numbers), _labels(tables, numbers), strict=True)
+        for number, table, label in zip(numbers, shown, protocol_labels(shown), strict=True)
     ]
     result = Overview(supervision, columns, [])
     versions = {(tables[n].key.metric, tables[n].key.metric_version) for n in numbers}
@@ -177,22 +178,18 @@ def _overview(supervision: str, tables: Sequence[Table], numbers: Sequence[int])
     return result
 
 
-def _labels(tables: Sequence[Table], numbers: Sequence[int]) -> list[str]:
+def protocol_labels(tables: Sequence[Table]) -> list[str]:
     """Protocol of each table, with as much of its key as it takes to tell the tables of a data set apart."""
-    labels = [tables[number].key.protocol for number in numbers]
+    labels = [table.key.protocol for table in tables]
     for extra in ("condition", "metric", "mask_fingerprint", "dataset_fingerprint", "metric_version"):
-        for place, number in enumerate(numbers):
-            twins = [
-                other
-                for other, label in zip(numbers, labels, strict=True)
-                if label == labels[place] and tables[other].key.dataset == tables[number].key.dataset
-            ]
-            values = {getattr(tables[other].key, extra) for other in twins}
-            if len(values) > 1:
-                labels = [
-                    f"{label} · {str(getattr(tables[other].key, extra))[:8]}" if other in twins else label
-                    for other, label in zip(numbers, labels, strict=True)
-                ]
+        groups: dict[tuple[str, str], list[int]] = {}
+        for place, table in enumerate(tables):
+            groups.setdefault((table.key.dataset, labels[place]), []).append(place)
+        for twins in groups.values():
+            values = [str(getattr(tables[place].key, extra)) for place in twins]
+            if len(set(values)) > 1:
+                for place, value in zip(twins, values, strict=True):
+                    labels[place] = f"{labels[place]} · {value[:8]}"
     return labels
 
 

@@ -133,10 +133,10 @@ def duels_section(test: BlockTest) -> Section:
     rows = [
         [
             f"{test.methods[duel.first]} against {test.methods[duel.second]}",
-            f"{duel.effect:+.4f}",
+            EMPTY if duel.effect is None else f"{duel.effect:+.4f}",
             EMPTY if duel.low is None or duel.high is None else f"[{duel.low:+.4f}, {duel.high:+.4f}]",
-            p_text(duel.p),
-            p_text(duel.p_holm),
+            EMPTY if duel.p is None else p_text(duel.p),
+            EMPTY if duel.p_holm is None else p_text(duel.p_holm),
             p_text(duel.p_nemenyi),
         ]
         for duel in shown

@@ -1,5 +1,7 @@
 """Tests over many cells: equal to other people's implementations, and fixed in what they take in."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -17,6 +19,8 @@ from harness.reports.blocks import (
     typical_difference,
 )
 from harness.reports.leaderboard import Leaderboard
+from harness.reports.sections import EMPTY, duels_section
+from harness.reports.table import Row, Table, TableKey
 from harness.testing.records import FakeRun, make_record, make_run
 
 SCORES = np.array(
@@ -113,20 +117,90 @@ def only(runs: list[FakeRun]) -> BlockTest:
     return test
 
 
-def test_blocks_are_data_sets_protocols_and_seeds() -> None:
+def test_blocks_are_data_sets_under_a_protocol() -> None:
     test = only(sweep({"redeem": 0.8, "map": 0.7, "zero_fill": 0.6}))
     assert test.methods == ["redeem", "map", "zero_fill"]
-    assert len(test.blocks) == 12
-    assert test.blocks[0] == "cdda · both_0.7 · seed 0"
+    assert test.blocks == [f"{dataset} · {protocol}" for dataset, protocol in sorted(CELLS)]
     assert test.mean_ranks == [1.0, 2.0, 3.0]
-    assert test.statistic == pytest.approx(24.0)
+    assert test.statistic == pytest.approx(8.0)
     duel = test.duels[0]
-    assert (duel.first, duel.second, duel.wins, duel.ties, duel.losses) == (0, 1, 12, 0, 0)
+    assert (duel.first, duel.second, duel.wins, duel.ties, duel.losses) == (0, 1, 4, 0, 0)
     assert duel.effect == pytest.approx(0.1)
-    assert duel.p == pytest.approx(2 / 2**12)
-    assert duel.p_holm == pytest.approx(3 * duel.p)
-    assert test.groups == []
-    assert "cdda, openmoji" in test.notes[1]
+    assert duel.p == pytest.approx(2 / 2**4)
+    assert duel.p_holm == pytest.approx(3 / 2**3)
+    assert test.groups == [(0, 1), (1, 2)]
+    assert "share their test samples" in test.notes[1]
+    assert "cdda, openmoji and these test samples, not about data sets in general" in test.notes[1]
+    assert test.notes[2] == "4 blocks are too few for Wilcoxon's test to find any difference at the 5 % level."
+
+
+def test_seeds_of_a_protocol_are_averaged_not_counted() -> None:
+    few, many = (only(sweep({"redeem": 0.8, "map": 0.7, "msp": 0.69}, seeds)) for seeds in (1, 6))
+    assert (few.p, few.critical_difference) == (many.p, many.critical_difference)
+
+
+#: Five data sets and more, under two protocols.
+SEVERAL = [(f"data_{number}", protocol) for number in range(6) for protocol in ("both_0.7", "text_0.7")]
+
+
+def test_from_five_data_sets_on_each_is_one_block() -> None:
+    runs = [
+        make_run(method, accuracy - 0.1 * (protocol == "text_0.7"), dataset=dataset, protocol=protocol)
+        for method, accuracy in (("redeem", 0.8), ("map", 0.7), ("msp", 0.6))
+        for dataset, protocol in SEVERAL
+    ]
+    test = only(runs)
+    assert test.blocks == [f"data_{number}" for number in range(6)]
+    assert test.duels[0].effect == pytest.approx(0.1)
+    assert test.duels[0].p == pytest.approx(2 / 2**6)
+    assert test.notes[1].startswith("The blocks share no test samples")
+    assert len(only([run for run in runs if run.record.dataset["name"] < "data_4"]).blocks) == 8
+
+
+def test_equal_methods_are_seldom_told_apart_where_each_block_is_a_data_set() -> None:
+    # What a method owes to the luck of a data set's test samples is the same under all protocols and seeds.
+    rng = np.random.default_rng(0)
+    methods = ("redeem", "map", "msp", "mmin")
+    found = []
+    for _ in range(60):
+        tables = []
+        for number in range(6):
+            luck = rng.normal(0.7, 0.012, size=len(methods))
+            for protocol in ("both_0.7", "text_0.7", "image_0.7"):
+                scores = luck[:, None] + rng.normal(0, 0.012, size=(len(methods), 3))
+                tables.append(table_of(f"data_{number}", dict(zip(methods, scores.tolist(), strict=True)), protocol))
+        (test,) = block_tests(tables)
+        found.append((test.p < 0.05, any(duel.p_nemenyi < 0.05 for duel in test.duels)))
+    assert np.mean(found, axis=0).max() <= 0.1
+
+
+def table_of(
+    dataset: str, scores: dict[str, list[float]], protocol: str = "both_0.7", metric: str = "accuracy"
+) -> Table:
+    """A table of methods, one score a train seed; `rmse` is better where it is lower."""
+    rows = [
+        Row(
+            method, method, "fusion", "finished", runs=[{"train_seed": n, metric: value} for n, value in enumerate(own)]
+        )
+        for method, own in scores.items()
+    ]
+    key = TableKey(dataset, dataset, protocol, protocol, "observed", "m" * 64, metric, "1")
+    return Table(key, metric != "rmse", [], {}, rows)
+
+
+def test_points_of_different_metrics_are_never_added_up() -> None:
+    share = {"redeem": [0.80], "map": [0.70], "msp": [0.60]}
+    error = {"redeem": [9.0], "map": [5.0], "msp": [20.0]}
+    (test,) = block_tests([table_of("openmoji", share), table_of("cmu_mosi", error, metric="rmse")])
+    assert test.methods == ["map", "redeem", "msp"]
+    assert test.mean_ranks == [1.5, 1.5, 3.0]
+    assert [(duel.wins, duel.losses) for duel in test.duels] == [(1, 1), (2, 0), (2, 0)]
+    assert all((duel.effect, duel.low, duel.high, duel.p, duel.p_holm) == (None,) * 5 for duel in test.duels)
+    assert any("different metrics (accuracy, rmse)" in note for note in test.notes)
+    assert [row[1:5] for row in duels_section(test).rows] == [[EMPTY] * 4] * 3
+    # Under one metric the points are those of its score, turned where lower is better.
+    (test,) = block_tests([table_of(name, error, metric="rmse") for name in ("cmu_mosi", "ch_sims")])
+    assert test.duels[0].effect == pytest.approx(4.0)
 
 
 def test_wins_are_those_of_the_better_whatever_the_direction() -> None:
@@ -135,24 +209,25 @@ def test_wins_are_those_of_the_better_whatever_the_direction() -> None:
         run.record.higher_is_better = False
     test = only(runs)
     assert test.methods == ["zero_fill", "map", "redeem"]
-    assert test.duels[0].wins == 12
+    assert test.duels[0].wins == 4
     assert test.duels[0].effect == pytest.approx(0.1)
 
 
-def test_a_method_that_lacks_a_block_is_left_out_by_name() -> None:
+def test_a_method_that_lacks_a_run_is_left_out_by_name() -> None:
     runs = sweep({"redeem": 0.8, "map": 0.7, "zero_fill": 0.6, "msp": 0.9})
     lost = next(run for run in runs if run.record.method == "msp")
     failed = FakeRun(make_record("msp", status="failed", dataset="openmoji", protocol="both_0.7"))
     test = only([*(run for run in runs if run is not lost), failed])
     assert test.methods == ["redeem", "map", "zero_fill"]
-    assert test.left_out == ["msp (1 of 12 blocks missing)"]
+    assert test.left_out == ["msp (1 of 12 runs missing)"]
 
 
 def test_seeds_that_one_method_has_alone_are_left_out() -> None:
     more = [make_run("redeem", 0.8, train_seed=seed, dataset="cdda") for seed in (7, 8)]
     test = only(sweep({"redeem": 0.8, "map": 0.7, "zero_fill": 0.6}) + more)
-    assert len(test.blocks) == 12
-    assert "2 blocks that at most half of the methods finished are left out." in test.notes
+    assert len(test.blocks) == 4
+    assert test.duels[0].effect == pytest.approx(0.1), "as without the seeds of one method alone"
+    assert "At most half of the methods finished 2 of 14 train seeds: left out." in test.notes
 
 
 def test_oracles_leaks_and_other_supervision_never_take_part() -> None:
@@ -174,8 +249,28 @@ def test_two_methods_or_one_block_are_no_case_for_friedman() -> None:
 def test_no_difference_is_said() -> None:
     test = only(sweep({"redeem": 0.7, "map": 0.7, "msp": 0.7}))
     assert (test.p, test.groups) == (1.0, [(0, 2)])
-    assert all((duel.wins, duel.ties, duel.losses) == (0, 12, 0) for duel in test.duels)
+    assert all((duel.wins, duel.ties, duel.losses) == (0, 4, 0) for duel in test.duels)
     assert any("not to be interpreted" in note for note in test.notes)
+
+
+def test_a_method_on_another_backbone_is_another_method() -> None:
+    # Whichever tables have both, and how many: the complete one takes part, the other is left out under its own name.
+    runs = sweep({"redeem": 0.8, "map": 0.7, "zero_fill": 0.6})
+    first = next(run for run in runs if run.record.method == "redeem")
+    other = replace(first.record, backbone="vilt_b32", run_id="f" * 64)
+    test = only([*runs, replace(first, record=other)])
+    assert sorted(test.methods) == ["map", "redeem on fusion", "zero_fill"]
+    assert test.left_out == ["redeem on vilt_b32 (11 of 12 runs missing)"]
+    # One on each side of the sweep is two methods that lack half of it, not one that has all.
+    moved = [
+        replace(run, record=replace(run.record, backbone="vilt_b32"))
+        if (run.record.method, run.record.protocol["name"]) == ("redeem", "text_0.7")
+        else run
+        for run in sweep({"redeem": 0.8, "map": 0.7, "msp": 0.65, "zero_fill": 0.6})
+    ]
+    test = only(moved)
+    assert test.methods == ["map", "msp", "zero_fill"]
+    assert len(test.left_out) == 2
 
 
 def test_masks_tell_blocks_apart() -> None:
