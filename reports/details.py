@@ -20,6 +20,7 @@ from harness.measures import ECE_BINS
 from harness.progress import say
 from harness.record import RunRecord
 from harness.reports.leaderboard import RunLike
+from harness.reports.statistics import NORMAL, Spread
 from harness.tracking import StoredRun
 from harness.types import Predictions, pattern_names
 
@@ -423,8 +424,8 @@ def condition_bands(records: Sequence[RunRecord], metric: str) -> list[Band]:
     """Mean score per test condition with a 95 % band, in the protocol's order.
 
     The band adds two variances: that of the test samples, from the recorded interval of each run (its half width is
-    1.96 standard errors; mean over seeds), and that of training, the variance over S seeds divided by S.  It is a
-    normal approximation for curves; the leaderboard's interval of the score over all conditions is a bootstrap.
+    1.96 standard errors; mean over seeds), and that of training, the variance over S seeds divided by S (Student's t).
+    It is an approximation for curves; the leaderboard's interval of the score over all conditions is a bootstrap.
     """
     bands = []
     done = [record for record in records if record.status == "finished"]
@@ -436,9 +437,9 @@ def condition_bands(records: Sequence[RunRecord], metric: str) -> list[Band]:
         if len(values) < len(done) or not np.isfinite(values).all():
             continue
         spans = [result.intervals[metric] for result in found if len(result.intervals.get(metric, [])) == 2]
-        sampling = float(np.mean([((high - low) / 2) ** 2 for low, high in spans])) if spans else 0.0
-        training = 1.959964**2 * float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
-        half = math.sqrt(sampling + training) if math.isfinite(sampling + training) else 0.0
+        sampling = float(np.mean([((high - low) / (2 * NORMAL)) ** 2 for low, high in spans])) if spans else 0.0
+        training = float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
+        half = Spread(sampling, training, max(1, len(values) - 1)).reach() if math.isfinite(sampling) else 0.0
         score = float(values.mean())
         bands.append(Band(name, score, score - half, score + half))
     return bands

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from harness import measures
 from harness.errors import DataError
@@ -166,7 +167,7 @@ def test_bands_add_samples_and_seeds_in_quadrature() -> None:
         ]
         records.append(record)
     (band,) = condition_bands(records, "accuracy")
-    half = math.sqrt(0.03**2 + 1.959964**2 * 0.01 / 3)
+    half = math.sqrt(0.03**2 + stats.t.ppf(0.975, 2) ** 2 * 0.01 / 3)
     assert band.condition == "both_0.5"
     assert (band.score, band.low, band.high) == pytest.approx((0.7, 0.7 - half, 0.7 + half))
     records[1].results.pop()

@@ -20,7 +20,8 @@ _EPILOG = """\
 A and B are methods, with options that tell variants apart, or beginnings of run ids (8 digits at least, a comma list is
 a set of seeds).  They are compared in every cell that both have: the same data version, masks, supervision rule, metric
 version and train seeds.  Difference of the score with a 95 % interval and p-value (paired bootstrap over test samples
-and seeds, 10,000 draws), p-values adjusted by Holm over cells, and over patterns within a cell.
+and seeds, 10,000 draws; never surer than Student's t for so few seeds), p-values adjusted by Holm over cells, and over
+patterns within a cell.
 
 examples:
   harness compare redeem zero_fill
