@@ -55,7 +55,7 @@ class ImaginationMethod(Method):
         pretrain_width: Input width of the pretraining classifier, in multiples of M·d.
 
     Attributes:
-        scalers: Per modality, standardise features; the identity before `prepare` and without `standardize`.
+        scalers: Per modality, standardise features; none without `standardize`.
         encoders: Per modality; absent ones are encoded as an all-zero input.
         teacher: Frozen copies.
         pretrain_classifier: Used in the first stage only.
@@ -73,7 +73,7 @@ class ImaginationMethod(Method):
     def __init__(self, config: ImaginationConfig, context: MethodContext, *, pretrain_width: int = 1) -> None:
         super().__init__(config, context)
         joint, outputs = len(self.modalities) * config.width, self.task.num_outputs
-        self.scalers = standardizers(context.features, self._kind)
+        self.scalers = standardizers(context.features if config.standardize else {}, self._kind)
         self.encoders = self._build_encoders()
         self.teacher = self._build_encoders().requires_grad_(False)
         self.pretrain_classifier = FcClassifier(pretrain_width * joint, outputs, dropout=config.pretrain_dropout)
@@ -87,8 +87,7 @@ class ImaginationMethod(Method):
 
     def prepare(self, train: ObservedDataset) -> None:
         """Measures the observed training values."""
-        if self.config.standardize:
-            fit_standardizers(self.scalers, train)
+        fit_standardizers(self.scalers, train)
 
     def stages(self) -> Sequence[Stage]:
         """Pretraining of the encoders, then the method itself."""
@@ -168,10 +167,10 @@ class ImaginationMethod(Method):
     def _scaled(self, batch: Batch) -> Batch:
         """The batch with standardised inputs."""
         inputs = {
-            name: replace(part, **{self._kind: self.scalers[name](getattr(part, self._kind))})
-            for name, part in batch.inputs.items()
+            name: replace(batch.inputs[name], **{self._kind: scaler(getattr(batch.inputs[name], self._kind))})
+            for name, scaler in self.scalers.items()
         }
-        return replace(batch, inputs=inputs)
+        return replace(batch, inputs={**batch.inputs, **inputs})
 
     def _build_encoders(self) -> nn.ModuleDict:
         config, context = self.config, self.context

@@ -317,9 +317,7 @@ def test_files_of_single_networks_are_joined_by_the_program_in_the_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = trainable_state(build_preset("mmin", "official", seed=1))
-    # The released code standardises nothing.
-    networks = {key: value for key, value in random.items() if not key.startswith("scalers.")}
-    theirs = {official_name(key, table_of("mmin")): value for key, value in networks.items()}
+    theirs = {official_name(key, table_of("mmin")): value for key, value in random.items()}
     nets: dict[str, dict[str, Tensor]] = {}
     for key, value in theirs.items():
         folder = "pretraining" if key.startswith("pretrained.") else "main"
