@@ -1,8 +1,8 @@
 """A stand-in for a GPU: a torch device on every machine, whose tensors refuse to meet those of the CPU.
 
-Its tensors lie in the CPU's memory and it computes on the CPU, so results are the CPU's to the last bit, and what a GPU
-refuses it refuses: tensors of two devices in one operation.  It shows where code forgets to move something; it shows
-nothing about a GPU's own kernels, precision, random numbers or speed.
+Its tensors lie in the CPU's memory and it computes on the CPU, so results are the CPU's (up to rounding in recurrent
+layers, which GPUs fuse), and what a GPU refuses it refuses: tensors of two devices in one operation.  It shows where
+code forgets to move something; it shows nothing about a GPU's own kernels, precision, random numbers or speed.
 
     device = stand_in()
     method.to(device)(batch.to(device))
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import backend_registration
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map
 
 _NAME = "stand_in"
@@ -30,9 +31,36 @@ _MIXED = {_aten.copy_.default, _aten._to_copy.default, _aten._pack_padded_sequen
 #: Operations whose indices may lie on the CPU, and nothing else.
 _INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
 #: Operations that put off their work with a mark on the tensor, which is not looked at here: done at once.
-_AT_ONCE = {_aten._conj.default: _aten.conj_physical.default, _aten._neg_view.default: _aten.neg.default}
+_AT_ONCE: Mapping[Any, Any] = {
+    _aten._conj.default: _aten.conj_physical.default,
+    _aten._neg_view.default: _aten.neg.default,
+}
 #: Operations that make a tensor out of none, and that torch does not build from `empty`.
 _MADE = ("triu_indices", "tril_indices")
+
+
+def _lstm_cell(
+    own: Tensor, carried: Tensor, state: Tensor, bias: Tensor | None = None, carried_bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a GPU fuses: gates `[B, 4d]` of input and hidden state, and the cell's state, to the next of both."""
+    gates = own + carried + (0 if bias is None else bias) + (0 if carried_bias is None else carried_bias)
+    enters, stays, new, leaves = gates.chunk(4, 1)
+    state = stays.sigmoid() * state + enters.sigmoid() * new.tanh()
+    return leaves.sigmoid() * state.tanh(), state, gates
+
+
+def _gru_cell(
+    own: Tensor, carried: Tensor, hidden: Tensor, bias: Tensor | None = None, carried_bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same of a gated recurrent unit: gates `[B, 3d]`."""
+    own, carried = own + (0 if bias is None else bias), carried + (0 if carried_bias is None else carried_bias)
+    (own_reset, own_update, new), (reset, update, old) = own.chunk(3, 1), carried.chunk(3, 1)
+    new = (new + (own_reset + reset).sigmoid() * old).tanh()
+    return (hidden - new) * (own_update + update).sigmoid() + new, own
+
+
+#: Operations that GPUs have and the CPU has not.
+_FUSED: Mapping[str, Callable[..., Any]] = {"_thnn_fused_lstm_cell": _lstm_cell, "_thnn_fused_gru_cell": _gru_cell}
 
 
 class StandInTensor(Tensor):
@@ -75,7 +103,11 @@ class StandInTensor(Tensor):
         kwargs = kwargs or {}
         _check(func, args, kwargs)
         leaves = tree_leaves((args, kwargs))
-        found = _AT_ONCE.get(func, func)(*tree_map(_real, args), **tree_map(_real, kwargs))
+        compute = _AT_ONCE.get(func) or _FUSED.get(func.overloadpacket.__name__, func)
+        found = compute(*tree_map(_real, args), **tree_map(_real, kwargs))
+        if torch.Tag.inplace_view in func.tags:  # also the shape that torch sees from outside
+            with no_dispatch():
+                func(*args, **kwargs)
         if func is _aten.copy_.default:
             return args[0]
         if any(isinstance(leaf, torch.device) and leaf.type == "cpu" for leaf in leaves):
@@ -191,6 +223,8 @@ def _registered() -> Any:
     for name in _MADE:
         library.impl(name, made(functools.partial(getattr(_aten, name).default, device="cpu")), "PrivateUse1")
     library.impl("_copy_from", copied, "PrivateUse1")
+    for name, cell in _FUSED.items():
+        library.impl(name, cell, "AutogradPrivateUse1")  # of differentiable parts
     return library
 
 

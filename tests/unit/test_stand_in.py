@@ -63,6 +63,7 @@ def test_values_reach_python_only_from_the_cpu() -> None:
         lambda x: torch.triu_indices(3, 3, device=x.device),
         lambda x: torch.fft.ifft(torch.fft.fft(x, dim=0) * torch.fft.fft(x + 1, dim=0).conj(), dim=0).real,
         lambda x: nn.functional.scaled_dot_product_attention(x[None], x[None], x[None]),
+        lambda x: (x + 1).t_().unsqueeze_(0).squeeze_(0),
         lambda x: x.unfold(1, 2, 1).transpose(0, 1).contiguous().add_(x[0, 1]),
     ],
 )
@@ -94,6 +95,27 @@ def test_a_network_learns_the_same() -> None:
     on_cpu, elsewhere = trained("cpu").state_dict(), trained(stand_in()).state_dict()
     assert all(value.device == stand_in() for value in elsewhere.values())
     assert all(torch.equal(elsewhere[name].cpu(), value) for name, value in on_cpu.items())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_which_gpus_fuse(kind: type[nn.RNNBase], bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, values = kind(4, 5, 2, bias=bias, batch_first=True, bidirectional=True), torch.randn(3, 6, 4)
+    expected = layer(values)[0]
+    expected.square().sum().backward()
+    gradients = [part.grad.clone() for part in layer.parameters() if part.grad is not None]
+    layer.zero_grad()
+    layer.to(stand_in())
+    found = layer(values.to(stand_in()))[0]
+    found.square().sum().backward()
+    torch.testing.assert_close(found.cpu(), expected)
+    assert len(gradients) == len(list(layer.parameters()))
+    for part, gradient in zip(layer.parameters(), gradients, strict=True):
+        assert part.grad is not None
+        torch.testing.assert_close(part.grad.cpu(), gradient)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(values.to(stand_in()))[0].cpu(), expected)
 
 
 def test_it_is_saved_as_a_tensor_of_the_cpu() -> None:
