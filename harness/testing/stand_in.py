@@ -138,15 +138,24 @@ class StandInTensor(Tensor):
         return self.held.data_ptr()
 
 
+@functools.cache
 def stand_in() -> torch.device:
     """The stand-in.
 
     Raises:
-        NotImplementedError: If this torch cannot have a device written in Python (before 2.9).
+        NotImplementedError: If this torch cannot have a device written in Python (before 2.9), or this module was
+            imported after a backward pass.
     """
     if _LIBRARY is None:
         raise NotImplementedError(f"torch {torch.__version__} has no devices written in Python; 2.9 has.")
-    return torch.device(_NAME, 0)
+    device = torch.device(_NAME, 0)
+    try:
+        torch.ones(1, device=device, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise NotImplementedError(
+            "torch counted its devices at a backward pass before harness.testing.stand_in was imported; start anew."
+        ) from error
+    return device
 
 
 def _real(leaf: Any) -> Any:

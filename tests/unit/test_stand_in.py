@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -116,6 +118,22 @@ def test_recurrent_layers_which_gpus_fuse(kind: type[nn.RNNBase], bias: bool) ->
         torch.testing.assert_close(part.grad.cpu(), gradient)
     with torch.inference_mode():
         torch.testing.assert_close(layer(values.to(stand_in()))[0].cpu(), expected)
+
+
+def test_too_late_an_import_is_said() -> None:
+    """In a process of its own, where torch has counted its devices."""
+    program = """
+import torch
+torch.ones(1, requires_grad=True).sum().backward()
+from harness.testing.stand_in import stand_in
+try:
+    stand_in()
+except NotImplementedError as error:
+    print(error)
+torch.ones(1, requires_grad=True).sum().backward()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "before harness.testing.stand_in was imported" in done.stdout
 
 
 def test_it_is_saved_as_a_tensor_of_the_cpu() -> None:
