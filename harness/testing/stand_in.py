@@ -35,8 +35,13 @@ _AT_ONCE: Mapping[Any, Any] = {
     _aten._conj.default: _aten.conj_physical.default,
     _aten._neg_view.default: _aten.neg.default,
 }
-#: Operations that make a tensor out of none, and that torch does not build from `empty`.
-_MADE = ("triu_indices", "tril_indices")
+#: Operations that make a tensor out of none; torch builds the others from these.
+_MADE = (
+    _aten.empty.memory_format,
+    _aten.empty_strided.default,
+    _aten.triu_indices.default,
+    _aten.tril_indices.default,
+)
 
 
 def _lstm_cell(
@@ -60,7 +65,10 @@ def _gru_cell(
 
 
 #: Operations that GPUs have and the CPU has not.
-_FUSED: Mapping[str, Callable[..., Any]] = {"_thnn_fused_lstm_cell": _lstm_cell, "_thnn_fused_gru_cell": _gru_cell}
+_FUSED: Mapping[Any, Callable[..., Any]] = {
+    _aten._thnn_fused_lstm_cell.default: _lstm_cell,
+    _aten._thnn_fused_gru_cell.default: _gru_cell,
+}
 
 
 class StandInTensor(Tensor):
@@ -103,7 +111,7 @@ class StandInTensor(Tensor):
         kwargs = kwargs or {}
         _check(func, args, kwargs)
         leaves = tree_leaves((args, kwargs))
-        compute = _AT_ONCE.get(func) or _FUSED.get(func.overloadpacket.__name__, func)
+        compute = _AT_ONCE.get(func) or _FUSED.get(func, func)
         found = compute(*tree_map(_real, args), **tree_map(_real, kwargs))
         if torch.Tag.inplace_view in func.tags:  # also the shape that torch sees from outside
             with no_dispatch():
@@ -218,7 +226,7 @@ def _registered() -> Any:
 
     def made(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def on_stand_in(*sizes: Any, device: Any = None, pin_memory: Any = None, **options: Any) -> Tensor:  # noqa: ARG001
-            return StandInTensor(make(*sizes, **options))
+            return StandInTensor(make(*sizes, device="cpu", **options))
 
         return on_stand_in
 
@@ -226,14 +234,11 @@ def _registered() -> Any:
         _real(target).copy_(_real(source))
         return target
 
-    empty = functools.partial(_aten.empty.memory_format, device="cpu")
-    library.impl("empty.memory_format", made(empty), "PrivateUse1")
-    library.impl("empty_strided", made(functools.partial(_aten.empty_strided.default, device="cpu")), "PrivateUse1")
-    for name in _MADE:
-        library.impl(name, made(functools.partial(getattr(_aten, name).default, device="cpu")), "PrivateUse1")
+    for make in _MADE:
+        library.impl(make, made(make), "PrivateUse1")
     library.impl("_copy_from", copied, "PrivateUse1")
-    for name, cell in _FUSED.items():
-        library.impl(name, cell, "AutogradPrivateUse1")  # of differentiable parts
+    for fused, cell in _FUSED.items():
+        library.impl(fused, cell, "AutogradPrivateUse1")  # of differentiable parts
     return library
 
 
