@@ -17,7 +17,7 @@ from harness.methods.common.fc_classifier import FcClassifier
 from harness.methods.common.imagination_config import ImaginationConfig
 from harness.methods.common.initialization import kaiming_
 from harness.methods.common.modality_encoders import encode_present, encoder_kind, modality_encoder
-from harness.methods.common.moments import Kind, fit_standardizers, standardizers
+from harness.methods.common.moments import fit_standardizers, standardized, standardizers
 from harness.methods.common.official_layout import AUDIO_TEXT_VIDEO, block_order, reorder_blocks, reorder_cascade
 from harness.methods.common.simulation import draw_patterns
 from harness.types import Batch, StepOutput
@@ -73,7 +73,8 @@ class ImaginationMethod(Method):
     def __init__(self, config: ImaginationConfig, context: MethodContext, *, pretrain_width: int = 1) -> None:
         super().__init__(config, context)
         joint, outputs = len(self.modalities) * config.width, self.task.num_outputs
-        self.scalers = standardizers(context.features if config.standardize else {}, self._kind)
+        scaled = context.features if config.standardize else {}
+        self.scalers = standardizers(scaled, "pooled" if config.encoder == "pooled" else "tokens")
         self.encoders = self._build_encoders()
         self.teacher = self._build_encoders().requires_grad_(False)
         self.pretrain_classifier = FcClassifier(pretrain_width * joint, outputs, dropout=config.pretrain_dropout)
@@ -160,16 +161,9 @@ class ImaginationMethod(Method):
         """The teacher's embeddings, likewise."""
         return encode_present(self.teacher, self._scaled(batch))
 
-    @property
-    def _kind(self) -> Kind:
-        return "pooled" if self.config.encoder == "pooled" else "tokens"
-
     def _scaled(self, batch: Batch) -> Batch:
         """The batch with standardised inputs."""
-        inputs = {
-            name: replace(batch.inputs[name], **{self._kind: scaler(getattr(batch.inputs[name], self._kind))})
-            for name, scaler in self.scalers.items()
-        }
+        inputs = {name: standardized(self.scalers, name, batch.inputs[name]) for name in self.scalers}
         return replace(batch, inputs={**batch.inputs, **inputs})
 
     def _build_encoders(self) -> nn.ModuleDict:

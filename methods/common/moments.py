@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.masking import ObservedDataset
-from harness.types import FeatureSpec
+from harness.types import FeatureSpec, ModalityBatch
 
 #: Which of a modality's arrays is meant.
 Kind = Literal["pooled", "tokens"]
@@ -62,6 +63,13 @@ def fit_standardizers(modules: nn.ModuleDict, train: ObservedDataset) -> None:
     for name, module in modules.items():
         assert isinstance(module, Standardizer)
         module.fit(train, name)
+
+
+def standardized(modules: nn.ModuleDict, name: str, part: ModalityBatch) -> ModalityBatch:
+    """A modality of a batch with its pooled vectors or tokens standardised."""
+    module = modules[name]
+    assert isinstance(module, Standardizer)
+    return replace(part, **{module.of: module(getattr(part, module.of))})
 
 
 def vector_shape(features: FeatureSpec, of: Kind) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from harness.method import Method, MethodContext
 from harness.methods.common.cra import CascadedResidualAutoencoder
 from harness.methods.common.fc_classifier import FcClassifier
 from harness.methods.common.initialization import kaiming_
-from harness.methods.common.moments import fit_standardizers, standardizers
+from harness.methods.common.moments import fit_standardizers, standardized, standardizers
 from harness.methods.common.official_layout import AUDIO_TEXT_VIDEO, block_order, reorder_blocks, reorder_cascade
 from harness.methods.common.vib import GaussianCode, VariationalPooledEncoder, VariationalTokenEncoder
 from harness.methods.redcore.balance import SelfBalance
@@ -174,9 +174,7 @@ class RedCore(Method):
         return logits
 
     def _scaled(self, name: str, part: ModalityBatch) -> ModalityBatch:
-        if self.config.encoder == "pooled":
-            return replace(part, pooled=self.scalers[name](part.pooled))
-        return replace(part, tokens=self.scalers[name](part.tokens))
+        return standardized(self.scalers, name, part)
 
     def _fixed_noise(self, batch: Batch) -> Tensor:
         """Noise that belongs to a sample's id, so that evaluation is repeatable and companions do not matter."""
